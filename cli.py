@@ -1,0 +1,1 @@
+turbo_onnx/cli.py

@@ -1,0 +1,1 @@
+"""The operators of the domain `turbo_onnx`, one folder each."""

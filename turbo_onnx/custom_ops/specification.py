@@ -1,0 +1,73 @@
+"""What an operator of ours is, declared once: everything else about it is derived from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+DOMAIN = "turbo_onnx"
+DOMAIN_VERSION = 1
+
+Dim = Any  # an int, or a symbolic dimension that supports +, -, *, // and ==
+Dims = tuple[Dim, ...]
+Attributes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An input or an output.
+
+    Attributes:
+        name: as in the documentation.
+        type: a type variable such as "T", or one concrete type such as "tensor(int64)".
+        shape: the documented symbolic shape, such as "[T, H]" or "[..., H]".
+        doc: one sentence.
+        optional: may be left out.
+    """
+
+    name: str
+    type: str
+    shape: str
+    doc: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute with its default; a default of None means that it is required."""
+
+    name: str
+    default: int | float | str | None
+    doc: str
+
+
+@dataclass(frozen=True)
+class OperatorSpec:
+    """One operator.
+
+    Attributes:
+        name: operator type in the domain `turbo_onnx`.
+        doc: the mathematical definition in words.
+        inputs, outputs, attributes: the signature.
+        types: for each type variable the ONNX types it may take, such as "tensor(float)".
+        kernel_types: the types for which the library has a CPU kernel, as ONNX type strings, per type variable.
+        body: makes the ONNX function that defines the operator, for one standard opset version (11 or newer).
+        reference: the definition in NumPy: (inputs with None for absent ones, attributes) -> outputs.
+        output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
+            names a dimension that only the data can tell.
+    """
+
+    name: str
+    doc: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    attributes: tuple[Attribute, ...]
+    types: Mapping[str, tuple[str, ...]]
+    kernel_types: Mapping[str, tuple[str, ...]]
+    body: Callable[[int], onnx.FunctionProto]
+    reference: Callable[[Sequence[np.ndarray | None], Attributes], tuple[np.ndarray, ...]]
+    output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
