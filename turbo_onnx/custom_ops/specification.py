@@ -38,11 +38,21 @@ class Operand:
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute with its default; a default of None means that it is required."""
+    """An attribute with its default; a default of None means that it is required, and `type` must then be given."""
 
     name: str
     default: int | float | str | None
     doc: str
+    type: type[int] | type[float] | type[str] | None = None
+
+    @property
+    def value_type(self) -> type[int] | type[float] | type[str]:
+        """int, float or str: as declared, or the default's."""
+        if self.type is not None:
+            return self.type
+        if self.default is None:
+            raise TypeError(f"attribute {self.name} has neither a default nor a type")
+        return type(self.default)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,9 @@ class OperatorSpec:
         inputs, outputs, attributes: the signature.
         types: for each type variable the ONNX types it may take, such as "tensor(float)".
         kernel_types: the types for which the library has a CPU kernel, as ONNX type strings, per type variable.
-        body: makes the ONNX function that defines the operator, for one standard opset version (11 or newer).
+        body: makes the ONNX function that defines the operator: (standard opset version, 11 or newer; names of the
+            operands that the node has, which a body is free to ignore when it can do with "" for an absent one).
+            It lists every input and output, present or not. Below opset 15 it may assume float32 for float types.
         reference: the definition in NumPy: (inputs with None for absent ones, attributes) -> outputs.
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
             names a dimension that only the data can tell.
@@ -68,6 +80,6 @@ class OperatorSpec:
     attributes: tuple[Attribute, ...]
     types: Mapping[str, tuple[str, ...]]
     kernel_types: Mapping[str, tuple[str, ...]]
-    body: Callable[[int], onnx.FunctionProto]
+    body: Callable[[int, frozenset[str]], onnx.FunctionProto]
     reference: Callable[[Sequence[np.ndarray | None], Attributes], tuple[np.ndarray, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
