@@ -65,9 +65,12 @@ class OperatorSpec:
         inputs, outputs, attributes: the signature.
         types: for each type variable the ONNX types it may take, such as "tensor(float)".
         kernel_types: the types for which the library has a CPU kernel, as ONNX type strings, per type variable.
-        body: makes the ONNX function that defines the operator: (standard opset version, 11 or newer; names of the
-            operands that the node has, which a body is free to ignore when it can do with "" for an absent one).
-            It lists every input and output, present or not. Below opset 15 it may assume float32 for float types.
+        body: makes the ONNX function that defines the operator for one kind of node: (standard opset version, 11 or
+            newer; names of the optional operands that the node has; the node's attributes, defaults filled in). It
+            lists every input, output and attribute of the signature, whether present or not. A model needs one
+            function for each different body, and runtimes before 1.24 take only one for each operator, so depend on
+            as little of the node as possible: refer to attributes, and let "" stand for an absent operand, where
+            that can be done. Below opset 15 a body may assume float32 for float types.
         reference: the definition in NumPy: (inputs with None for absent ones, attributes) -> outputs.
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
             names a dimension that only the data can tell.
@@ -80,6 +83,6 @@ class OperatorSpec:
     attributes: tuple[Attribute, ...]
     types: Mapping[str, tuple[str, ...]]
     kernel_types: Mapping[str, tuple[str, ...]]
-    body: Callable[[int, frozenset[str]], onnx.FunctionProto]
+    body: Callable[[int, frozenset[str], Attributes], onnx.FunctionProto]
     reference: Callable[[Sequence[np.ndarray | None], Attributes], tuple[np.ndarray, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
