@@ -24,7 +24,7 @@ help:
 	@echo "make clean   remove everything that was made"
 
 demo: build $(VENV)/.encoder
-	$(BIN)/python examples/embed.py
+	$(BIN)/python -m examples.embed
 
 test: lint build $(VENV)/.encoder
 	$(BIN)/python -m pytest
@@ -38,8 +38,8 @@ lint: build
 build: $(VENV)/.package
 
 bench: build $(VENV)/.encoder
-	$(BIN)/python benchmarks/encoder_cpu.py
-	$(BIN)/python benchmarks/optimize_cost.py
+	$(BIN)/python -m benchmarks.encoder_cpu
+	$(BIN)/python -m benchmarks.optimize_cost
 
 format: build
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """Optimize every graph of a folder of exports, and show what was done and how exact the results are.
 
-    python benchmarks/corpus_report.py FOLDER [--names PATTERN] [--stock] [--json FILE]
+    python -m benchmarks.corpus_report FOLDER [--names PATTERN] [--stock] [--json FILE]
 
 FOLDER holds `NAME.onnx` files with `NAME.npz` beside them (`in_*` inputs, `out_*` the exporting framework's outputs).
 Differences are absolute and on rows of real tokens: `original` is ONNX Runtime without optimizations on the file as
@@ -22,8 +22,6 @@ import numpy as np
 import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import turbo_onnx
 from tests.compare import Difference, largest_difference
@@ -69,9 +67,7 @@ def examine(path: Path, *, stock: bool, library: bool) -> dict[str, Any]:
         optimized = result.model.SerializeToString()
         record["ours"] = largest_difference(mask, expected, run(optimized, inputs, library=library, optimized=True))
         if stock:
-            record["stock"] = largest_difference(
-                mask, expected, run(optimized, inputs, library=False, optimized=True)
-            )
+            record["stock"] = largest_difference(mask, expected, run(optimized, inputs, library=False, optimized=True))
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return record

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from models import minilm, skeleton
+from models.batches import padded_batch
 
 CORPUS = Path(__file__).resolve().parent / "data" / "corpus"
 
@@ -71,14 +72,6 @@ def _small(name: str) -> CorpusGraph:
 def _sentence_encoder(name: str) -> CorpusGraph:
     real = minilm.package_folder() is not None
     return CorpusGraph(name, padded_batch([17, 1, 30, 5], 30522), lambda: minilm.load(name, real=real))
-
-
-def padded_batch(lengths: list[int], vocabulary: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids of the given lengths, padded at the end with zeros, with their mask and a token type of zero."""
-    generator = np.random.default_rng(seed)
-    mask = (np.arange(max(lengths))[None, :] < np.array(lengths)[:, None]).astype(np.int64)
-    ids = generator.integers(1, vocabulary, mask.shape, dtype=np.int64) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
 def graphs() -> list[CorpusGraph]:

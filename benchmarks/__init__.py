@@ -1,0 +1,1 @@
+"""One script for each claim. Run them from the checkout: `python -m benchmarks.encoder_cpu`."""

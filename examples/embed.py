@@ -1,0 +1,133 @@
+"""Embed English sentences with all-MiniLM-L6-v2, as exported and optimized, and compare the two.
+
+    python -m examples.embed
+
+Everything is as in production: the real model, its own tokenizer, one batch of texts of very different lengths padded
+to the longest, two threads, and ONNX Runtime's default optimizations on both sides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from rich.console import Console
+from rich.table import Table
+
+import turbo_onnx
+from benchmarks.timing import alternate, ratio
+from models import minilm
+from models.batches import Batch
+
+SENTENCES = Path(__file__).with_name("sentences.txt")
+FOLDER = Path(".demo")
+THREADS = 2
+ROUNDS = 9
+
+
+def session(path: Path, *, library: bool) -> ort.InferenceSession:
+    """A session with ONNX Runtime's defaults; with our library, or without."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    if library:
+        turbo_onnx.register(options)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def embed(encoder: ort.InferenceSession, batch: Batch) -> np.ndarray:
+    """One unit vector for each text, as this model defines it: the mean of the real tokens' vectors.
+
+    Args:
+        encoder: a session whose first output is [B, S, H].
+        batch: the model's inputs, each [B, S].
+
+    Returns:
+        [B, H] float32.
+    """
+    hidden = encoder.run(None, batch)[0]
+    weights = batch["attention_mask"][:, :, None].astype(np.float32)
+    mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def operators(path: Path) -> Counter[str]:
+    """How often each operator occurs; those of other domains carry the domain's name."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph.node)
+
+
+def print_operators(console: Console, before: Counter[str], after: Counter[str]) -> None:
+    """Both operator counts side by side."""
+    table = Table(title="Operators before and after")
+    table.add_column("operator")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name in sorted(before | after, key=lambda name: (-after[name], -before[name], name)):
+        table.add_row(name, str(before[name] or ""), str(after[name] or ""), style="bold" if after[name] else "dim")
+    table.add_section()
+    table.add_row("all", str(before.total()), str(after.total()))
+    console.print(table)
+
+
+def print_neighbours(console: Console, texts: list[str], vectors: np.ndarray) -> None:
+    """For three texts the one that means the most similar thing, to show that the vectors are worth something."""
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, -1.0)
+    table = Table(title="Nearest sentences, by the optimized model")
+    for column in ("sentence", "nearest", "cosine"):
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for index in sorted(np.argsort(-similarity.max(axis=1), kind="stable")[::2][:4]):
+        other = int(similarity[index].argmax())
+        table.add_row(texts[index][:60], texts[other][:60], f"{similarity[index, other]:.3f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Export, optimize, embed, compare."""
+    console = Console()
+    FOLDER.mkdir(exist_ok=True)
+    source, target = FOLDER / "minilm.onnx", FOLDER / "minilm.turbo.onnx"
+    onnx.save(minilm.load(), source)
+
+    console.rule("turbo-onnx optimize")
+    result = turbo_onnx.optimize(source)
+    result.save(target)
+    report = result.report.to_dict()
+    print_operators(console, operators(source), operators(target))
+    attention = report["attention"]
+    console.print(
+        f"attention fused {attention['fused']} of {attention['found']}, packed {report['packed']}, "
+        f"verified {report['verify']['ok']} (largest difference {report['verify']['max_abs']:.1e}), "
+        f"{report['seconds']:.1f} s"
+    )
+
+    console.rule("embed")
+    texts = SENTENCES.read_text().splitlines()
+    batch = minilm.encode(texts)
+    real, padded = int(batch["attention_mask"].sum()), batch["attention_mask"].size
+    console.print(f"{len(texts)} texts of 3 to 120 words, {real} tokens, {padded} with padding")
+    original, optimized = session(source, library=False), session(target, library=True)
+    before, after = embed(original, batch), embed(optimized, batch)
+    print_neighbours(console, texts, after)
+    cosine = (before * after).sum(axis=1)
+
+    seconds = alternate(
+        {"as exported": lambda: embed(original, batch), "optimized": lambda: embed(optimized, batch)}, ROUNDS
+    )
+    table = Table(title=f"One batch of {len(texts)} texts, {THREADS} threads")
+    for column in ("model", "median, ms", "texts per second"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, times in seconds.items():
+        median = float(np.median(times))
+        table.add_row(name, f"{1000 * median:.1f}", f"{len(texts) / median:.0f}")
+    console.print(table)
+    console.print(f"smallest cosine similarity between the two models' vectors: {cosine.min():.7f}")
+    faster = ratio(seconds["as exported"], seconds["optimized"])
+    console.print(f"[bold]{faster.median:.2f} times faster[/] (quartiles {faster.low:.2f} to {faster.high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
