@@ -24,6 +24,7 @@ from models.batches import Batch
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
 FOLDER = Path(".demo")
+QUESTIONS = ("I want my money back", "baking at home", "animals that travel far", "the forecast for the coming day")
 THREADS = 2
 ROUNDS = 9
 
@@ -72,16 +73,15 @@ def print_operators(console: Console, before: Counter[str], after: Counter[str])
     console.print(table)
 
 
-def print_neighbours(console: Console, texts: list[str], vectors: np.ndarray) -> None:
-    """For three texts the one that means the most similar thing, to show that the vectors are worth something."""
-    similarity = vectors @ vectors.T
-    np.fill_diagonal(similarity, -1.0)
-    table = Table(title="Nearest sentences, by the optimized model")
-    for column in ("sentence", "nearest", "cosine"):
+def print_search(console: Console, texts: list[str], vectors: np.ndarray, encoder: ort.InferenceSession) -> None:
+    """The nearest text for a few questions, to show that the vectors mean something."""
+    similarity = embed(encoder, minilm.encode(list(QUESTIONS))) @ vectors.T
+    table = Table(title="A search with the optimized model")
+    for column in ("question", "nearest text", "cosine"):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for index in sorted(np.argsort(-similarity.max(axis=1), kind="stable")[::2][:4]):
-        other = int(similarity[index].argmax())
-        table.add_row(texts[index][:60], texts[other][:60], f"{similarity[index, other]:.3f}")
+    for question, row in zip(QUESTIONS, similarity, strict=True):
+        best = int(row.argmax())
+        table.add_row(question, texts[best], f"{row[best]:.2f}")
     console.print(table)
 
 
@@ -108,10 +108,11 @@ def main() -> None:
     texts = SENTENCES.read_text().splitlines()
     batch = minilm.encode(texts)
     real, padded = int(batch["attention_mask"].sum()), batch["attention_mask"].size
-    console.print(f"{len(texts)} texts of 3 to 120 words, {real} tokens, {padded} with padding")
+    words = sorted(len(text.split()) for text in texts)
+    console.print(f"{len(texts)} texts of {words[0]} to {words[-1]} words, {real} tokens, {padded} with padding")
     original, optimized = session(source, library=False), session(target, library=True)
     before, after = embed(original, batch), embed(optimized, batch)
-    print_neighbours(console, texts, after)
+    print_search(console, texts, after, optimized)
     cosine = (before * after).sum(axis=1)
 
     seconds = alternate(
