@@ -6,6 +6,8 @@ arithmetic and a residual, one after the other.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -31,7 +33,7 @@ class _Writer:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def op(self, op_type: str, *inputs: str, **attributes: object) -> str:
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         name = f"{op_type}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
         return name
@@ -45,7 +47,7 @@ def load(nodes: int) -> onnx.ModelProto:
     while len(writer.nodes) < nodes:
         x = _block(writer, generator, x)
     writer.nodes.append(helper.make_node("Identity", [x], ["y"]))
-    shape = ["batch", "sequence", WIDTH]
+    shape: list[str | int | None] = ["batch", "sequence", WIDTH]
     graph = helper.make_graph(
         writer.nodes,
         "deep",

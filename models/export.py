@@ -55,7 +55,7 @@ def export(name: str, out: Path, exporter: str, opset: int, task: str, attention
     accepted = inspect.signature(model.forward).parameters
     names = [name for name in INPUTS if name in accepted]
 
-    class OneOutput(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+    class OneOutput(torch.nn.Module):  # type: ignore[misc]
         """The model with tensors in and one tensor out, which is what an exporter wants."""
 
         def __init__(self) -> None:

@@ -114,7 +114,9 @@ def fill(model: onnx.ModelProto, weights: Callable[[onnx.TensorProto], np.ndarra
 
 def read(path: Path) -> onnx.ModelProto:
     """Read a skeleton."""
-    return onnx.ModelProto.FromString(gzip.decompress(path.read_bytes()))
+    model = onnx.ModelProto()
+    model.ParseFromString(gzip.decompress(path.read_bytes()))
+    return model
 
 
 def write(model: onnx.ModelProto, path: Path) -> None:

@@ -41,7 +41,8 @@ def real_rows(mask: np.ndarray | None, output: np.ndarray) -> np.ndarray:
     length = output.shape[1]
     if length == 0 or length > mask.shape[1] or (length < mask.shape[1] and output.ndim != 3):
         return output
-    return output[mask[:, -length:] != 0]
+    real: np.ndarray = output[mask[:, -length:] != 0]
+    return real
 
 
 def largest_difference(mask: np.ndarray | None, expected: Arrays, actual: Arrays) -> Difference:

@@ -34,7 +34,7 @@ def make_corpus(folder: Path) -> None:
         skeleton.write(model, CORPUS / f"{path.stem}.onnx.gz")
         with np.load(path.with_suffix(".npz")) as arrays:
             inputs = {key[3:]: arrays[key] for key in sorted(arrays.files) if key.startswith("in_")}
-        np.savez_compressed(CORPUS / f"{path.stem}.npz", **inputs)  # type: ignore[arg-type]
+        np.savez_compressed(CORPUS / f"{path.stem}.npz", **inputs)
 
 
 def make_minilm(folder: Path, weights: dict[str, np.ndarray]) -> None:
