@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.exporting import export_graph, opset_imports, tensor_proto
-from turbo_onnx.serialization.functions import FUNCTIONS_SINCE_IR, needed_functions
+from turbo_onnx.serialization.functions import attach_functions
 from turbo_onnx.serialization.importing import import_graph
 from turbo_onnx.serialization.weights import ExternalData
+
+if TYPE_CHECKING:
+    from turbo_onnx.serialization.reading import Origin
 
 OPTIONAL_INITIALIZER_INPUTS_SINCE_IR = 4
 
@@ -26,11 +30,13 @@ class Model:
         graph: the graph; passes edit it in place.
         path: the file it came from, if any.
         shell: the original ModelProto without its graph: metadata, versions, functions, what graphsurgeon drops.
+        origin: the bytes that it was read from, for a model that was read.
     """
 
     graph: gs.Graph
     path: Path | None = None
     shell: onnx.ModelProto = field(default_factory=onnx.ModelProto)
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def opset(self) -> int:
@@ -54,7 +60,11 @@ class Model:
     def from_proto(cls, proto: onnx.ModelProto, path: Path | None = None) -> Model:
         """Take a ModelProto over; it must not be used afterwards. External data is looked for beside `path`."""
         external = ExternalData(path.parent if path is not None else Path(), str(path or "the model"))
-        graph = import_graph(proto, external.region)
+        return cls.from_graph(import_graph(proto, external.region), proto, path)
+
+    @classmethod
+    def from_graph(cls, graph: gs.Graph, proto: onnx.ModelProto, path: Path | None = None) -> Model:
+        """A model of this graph, with everything else taken from `proto`."""
         shell = onnx.ModelProto()
         for descriptor, value in proto.ListFields():
             if descriptor.name in ("graph", "opset_import"):
@@ -80,16 +90,9 @@ class Model:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.shell)
         proto.graph.CopyFrom(exported.graph)
-        kept = [f for f in self.shell.functions]
-        ours = needed_functions(proto.graph, self.opset)
-        keys = {(f.domain, f.name, f.overload) for f in ours}
-        del proto.functions[:]
-        proto.functions.extend(f for f in kept if (f.domain, f.name, f.overload) not in keys)
-        proto.functions.extend(sorted(ours, key=lambda f: (f.domain, f.name, f.overload)))
-        needed = [(entry.domain, entry.version) for f in ours for entry in f.opset_import if entry.domain]
-        proto.opset_import.extend(opset_imports(self.graph, needed))
-        lowest = FUNCTIONS_SINCE_IR if ours else OPTIONAL_INITIALIZER_INPUTS_SINCE_IR
-        proto.ir_version = max(proto.ir_version, lowest)
+        proto.opset_import.extend(opset_imports(self.graph))
+        proto.ir_version = max(proto.ir_version, OPTIONAL_INITIALIZER_INPUTS_SINCE_IR)
+        attach_functions(proto)
         return proto, exported.weights
 
     def set_metadata(self, properties: Mapping[str, str]) -> None:

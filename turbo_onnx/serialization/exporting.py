@@ -6,7 +6,7 @@ loses what `importing.py` keeps, and cannot leave the weights to be streamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,8 +197,8 @@ def tensor_proto(constant: gs.Constant, name: str) -> onnx.TensorProto:
     return proto
 
 
-def opset_imports(graph: gs.Graph, more: Iterable[tuple[str, int]]) -> list[onnx.OperatorSetIdProto]:
-    """What the model imports: what it imported, the domains of `more`, and those of all nodes; sorted by domain."""
+def opset_imports(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
+    """What the model imports: what it imported, and the domains of all nodes; sorted by domain."""
     versions: dict[str, int] = {}
     for entry in graph.import_domains or []:
         versions[entry.domain] = max(entry.version, versions.get(entry.domain, 0))
@@ -207,8 +207,6 @@ def opset_imports(graph: gs.Graph, more: Iterable[tuple[str, int]]) -> list[onnx
             versions[domain] = int(graph.opset)
     if "" not in versions and "ai.onnx" not in versions:
         versions[""] = int(graph.opset)
-    for domain, version in more:
-        versions.setdefault(domain, version)
     for domain in sorted(_domains(graph)):
         versions.setdefault(domain, 1)
     return [helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())]

@@ -5,21 +5,14 @@ from __future__ import annotations
 import onnx
 
 from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.serialization.checking import nodes_of
 
-FUNCTIONS_SINCE_IR = 8
 
-
-def needed_functions(graph: onnx.GraphProto, opset: int) -> list[onnx.FunctionProto]:
-    """The bodies of all operators of ours that the graph uses, for the standard opset that it imports."""
-    if not _uses_ours(graph):
-        return []
+def attach_functions(proto: onnx.ModelProto) -> None:
+    """Add the functions that define the operators of ours which the model uses."""
+    if not any(node.domain == DOMAIN for node in nodes_of(proto.graph)):
+        return
     from turbo_onnx import custom_ops
+    from turbo_onnx.custom_ops import functions
 
-    return list(custom_ops.functions(graph, opset))
-
-
-def _uses_ours(graph: onnx.GraphProto) -> bool:
-    return any(
-        node.domain == DOMAIN or any(_uses_ours(attribute.g) for attribute in node.attribute if attribute.HasField("g"))
-        for node in graph.node
-    )
+    functions.attach(proto, {spec.name: spec for spec in custom_ops.SPECS})
