@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import attributes
-from turbo_onnx.graph import STANDARD_DOMAINS, Tensor, consumers, input_or_none, scalar_value, subgraphs
+from turbo_onnx.graph import STANDARD_DOMAINS, Tensor, input_or_none, scalar_value, subgraphs
 from turbo_onnx.pattern import Binding, Call, Either, Expression, Number, Output, Variable
 
 _Goals = tuple["Expression | None", "Tensor | None", "_Goals"] | None  # what is left to match, as a linked list
@@ -29,25 +29,25 @@ class Match:
         root: the node that computes the first tensor that the pattern returns.
         nodes: every node that is part of the match.
         outputs: the tensors that the pattern returns; None for one that lies in an alternative not taken.
-        values: what variables, labels and bindings stand for; also to be had as `match.name`.
+        values: what variables, labels and bindings stand for; also to be had as `match.name`, None where there is none.
+        matcher: what found it.
     """
 
     root: gs.Node
     nodes: tuple[gs.Node, ...]
     outputs: tuple[Tensor | None, ...]
     values: dict[str, Any] = field(repr=False)
+    matcher: Matcher = field(repr=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return self.values.get(name)
 
-    def is_read_outside(self, tensor: Tensor, edit_outputs: Sequence[Tensor]) -> bool:
-        """Whether a node that is not part of the match reads the tensor, or it is one of these outputs of the graph."""
+    def is_read_outside(self, tensor: Tensor) -> bool:
+        """Whether something that is not part of the match reads the tensor, or the graph gives it out."""
         inside = {id(node) for node in self.nodes}
-        return any(id(reader) not in inside for reader in consumers(tensor)) or any(
-            output is tensor for output in edit_outputs
-        )
+        return self.matcher.outside_reader(tensor, inside) is not None
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Matcher:
                     tuple({id(node): node for node in self._nodes.values()}.values()),
                     tuple(self._tensors.get(expression) for expression in self._returns),
                     dict(self._values),
+                    self,
                 )
 
     def miss(self, root: gs.Node, at_least: int) -> Miss | None:
@@ -127,6 +128,15 @@ class Matcher:
             return None
         template, *values = self._sentence
         return Miss(root, self._reached, template.format(*(_say(value) for value in values)))
+
+    def outside_reader(self, tensor: Tensor, inside: Collection[int]) -> gs.Node | gs.Graph | None:
+        """A node, other than these and those that are gone, that reads the tensor; or the graph that gives it out."""
+        for reader in tensor.outputs:
+            if id(reader) not in inside and id(reader) not in self._gone:
+                return reader
+        if id(tensor) in self._branch_outputs or any(tensor is output for output in self._graph.outputs):
+            return self._graph
+        return None
 
     def _note(self, depth: float, *sentence: Any) -> None:
         depth += len(self._nodes)
@@ -281,12 +291,10 @@ class Matcher:
             for tensor in node.outputs:
                 if id(tensor) in returned or tensor.is_empty():
                     continue
-                for reader in tensor.outputs:
-                    if id(reader) not in inside and id(reader) not in self._gone:
-                        self._note(0.5, "{} is also read by {}", tensor, reader)
-                        return False
-                if id(tensor) in self._branch_outputs or any(tensor is output for output in self._graph.outputs):
-                    self._note(0.5, "{} is also an output of the graph", tensor)
+                reader = self.outside_reader(tensor, inside)
+                if reader is not None:
+                    said = "is also read by {}" if isinstance(reader, gs.Node) else "is also an output of the graph"
+                    self._note(0.5, f"{{}} {said}", tensor, reader)
                     return False
         return True
 

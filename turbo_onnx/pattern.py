@@ -140,7 +140,7 @@ class Either(Expression):
         flat: list[Expression] = []
         for option in options:
             flat.extend(option.options if isinstance(option, Either) and option.label is None else [option])
-        self.options = tuple(flat)
+        self.options: tuple[Expression, ...] = tuple(flat)
 
 
 @dataclass(frozen=True)

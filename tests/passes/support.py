@@ -15,7 +15,8 @@ import onnx.shape_inference
 import onnxruntime as ort
 
 import turbo_onnx.custom_ops
-from turbo_onnx.custom_ops.specification import DOMAIN, OperatorSpec
+from turbo_onnx.custom_ops import functions
+from turbo_onnx.custom_ops.specification import OperatorSpec
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 
@@ -67,11 +68,7 @@ def runnable(model: Model) -> onnx.ModelProto:
             continue
         getattr(module, rewrite)().run(copy)
     proto = copy.to_proto()
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    present = {function.name for function in proto.functions if function.domain == DOMAIN}
-    used = {node.op_type for node in proto.graph.node if node.domain == DOMAIN}
-    for name in sorted(used - present):
-        proto.functions.append(specifications()[name].body(opset))
+    functions.attach(proto, specifications())
     return proto
 
 

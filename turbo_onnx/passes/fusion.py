@@ -119,7 +119,7 @@ class _Sweep:
     def _replace(self, match: Match, results: tuple[Tensor | None, ...]) -> None:
         for old, new in zip(match.outputs, results, strict=True):
             if old is None or new is None:
-                assert old is None or not match.is_read_outside(old, self.edit.graph.outputs)
+                assert old is None or not match.is_read_outside(old)
                 continue
             if isinstance(new, gs.Variable):
                 new.dtype = new.dtype if new.dtype is not None else old.dtype

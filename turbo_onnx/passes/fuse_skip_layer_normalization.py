@@ -1,0 +1,83 @@
+"""Fuse LayerNormalization(x + skip) into one SkipLayerNormalization, with the projection's bias where it is constant.
+
+The sum is often read again further down (pre-norm blocks), so it is a result of the pattern too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.errors import Reject
+from turbo_onnx.graph import Editor, Shape, Tensor
+from turbo_onnx.matcher import Match
+from turbo_onnx.passes.fusion import Fusion
+from turbo_onnx.pattern import Expression, bind, constant, op, optional, variables
+
+
+class FuseSkipLayerNormalization(Fusion):
+    """A residual sum and the LayerNormalization over its last axis become one operator."""
+
+    name = "fuse-skip-layer-normalization"
+    summary = "Fuse a residual sum, the bias in front of it and LayerNormalization into SkipLayerNormalization."
+
+    def pattern(self) -> tuple[Expression, Expression]:
+        x, skip = variables("x skip")
+        gamma, beta = constant("gamma"), optional("beta")
+        total = ((x + constant("bias")) + skip | x + skip).named("total")
+        return op.LayerNormalization(total, gamma, beta, axis=-1, epsilon=bind("epsilon"), stash_type=1), total
+
+    def rewrite(self, match: Match, edit: Editor) -> tuple[Tensor, Tensor | None]:
+        x, skip, total = match.x, match.skip, match.total
+        same_rows(x, skip)
+        width = x.shape[-1]
+        vector(match.gamma, width)
+        constant_or_absent(match.beta, width)
+        if match.bias is not None:
+            vector(match.bias, width)
+        normal = edit.variable("SkipLayerNormalization_output")
+        results = [normal]
+        if match.is_read_outside(total):
+            results.append(edit.variable("SkipLayerNormalization_sum"))
+        edit.node(
+            "SkipLayerNormalization",
+            [x, skip, match.gamma, match.beta, match.bias],
+            attrs={"epsilon": float(match.epsilon)},
+            domain=DOMAIN,
+            outputs=results,
+        )
+        return normal, results[1] if len(results) > 1 else None
+
+
+def same_rows(x: Tensor, skip: Tensor) -> None:
+    """Raise Reject unless both are float32 tensors [..., H] of one known shape."""
+    for tensor in (x, skip):
+        if tensor.dtype != np.float32:
+            raise Reject("{} is {}, and there is a kernel for float32 only", tensor.name, tensor.dtype)
+        if not is_known(tensor.shape):
+            raise Reject("the shape of {} is not known", tensor.name)
+    if list(x.shape) != list(skip.shape):
+        raise Reject("{} {} broadcasts against {} {}", x.name, list(x.shape), skip.name, list(skip.shape))
+    if not x.shape or not isinstance(x.shape[-1], int):
+        raise Reject("the length of the last axis of {} is not known", x.name)
+
+
+def is_known(shape: Shape) -> bool:
+    """Whether every dimension is a number or has a name."""
+    return shape is not None and all(isinstance(size, int) or bool(size) for size in shape)
+
+
+def vector(tensor: Tensor, width: Any) -> None:
+    """Raise Reject unless the tensor is one row [width]."""
+    if tensor.shape is None or list(tensor.shape) != [width]:
+        raise Reject("{} {} is not one row of {} numbers", tensor.name, tensor.shape, width)
+
+
+def constant_or_absent(beta: Tensor | None, width: Any) -> None:
+    """Raise Reject unless the shift is left out or a constant row [width]."""
+    if beta is not None:
+        if beta.inputs:
+            raise Reject("{} is computed", beta.name)
+        vector(beta, width)
