@@ -179,23 +179,77 @@ TURBO_INLINE Vec copysign(Vec a, Vec b) {
   return Vec((FloatLanes)(((IntLanes)a.v & magnitude) | ((IntLanes)b.v & ~magnitude)));
 }
 
-// ---- over the lanes of one vector, pairwise, in one fixed order
+// ---- across the lanes of one vector
 
+// The lanes moved down by kBy, a power of two below kLanes; what comes in at the top is not defined.
+template <size_t kBy>
+TURBO_INLINE Vec moved_down(Vec a) {
+#if defined(__AVX512F__)
+  if (kBy == 8) return Vec(_mm512_maskz_shuffle_f32x4(0xffff, a.v, a.v, 0x4e));
+  if (kBy == 4) return Vec(_mm512_maskz_shuffle_f32x4(0xffff, a.v, a.v, 0xb1));
+  return Vec(_mm512_maskz_permute_ps(0xffff, a.v, kBy == 2 ? 0x4e : 0xb1));
+#elif defined(__AVX2__) && defined(__FMA__)
+  if (kBy == 4) return Vec(_mm256_permute2f128_ps(a.v, a.v, 0x01));
+  return Vec(_mm256_permute_ps(a.v, kBy == 2 ? 0x4e : 0xb1));
+#elif defined(__SSE2__)
+  return Vec(_mm_shuffle_ps(a.v, a.v, kBy == 2 ? 0x4e : 0xb1));
+#else
+  Vec r = a;
+  for (size_t i = 0; i + kBy < kLanes; ++i) r.v[i] = a.v[i + kBy];
+  return r;
+#endif
+}
+
+// Pairwise, in one fixed order.
 TURBO_INLINE float hsum(Vec a) {
-  float lanes[kLanes];
-  store(lanes, a);
-  for (size_t half = kLanes / 2; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  if (kLanes > 8) a += moved_down<8>(a);
+  if (kLanes > 4) a += moved_down<4>(a);
+  a += moved_down<2>(a);
+  return a.v[0] + a.v[1];
 }
 
 // NaN lanes may be lost.
 TURBO_INLINE float hmax(Vec a) {
-  float lanes[kLanes];
-  store(lanes, a);
-  for (size_t half = kLanes / 2; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
+  if (kLanes > 8) a = max(a, moved_down<8>(a));
+  if (kLanes > 4) a = max(a, moved_down<4>(a));
+  a = max(a, moved_down<2>(a));
+  return a.v[0] > a.v[1] ? a.v[0] : a.v[1];
+}
+
+// a0 b0 a1 b1 ... of the lower halves of a and b, and of the upper halves.
+TURBO_INLINE void zip(Vec a, Vec b, Vec& lower, Vec& upper) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  lower = Vec(_mm512_permutex2var_ps(a.v, low, b.v));
+  upper = Vec(_mm512_permutex2var_ps(a.v, high, b.v));
+#elif defined(__AVX2__) && defined(__FMA__)
+  const __m256 even = _mm256_unpacklo_ps(a.v, b.v);
+  const __m256 odd = _mm256_unpackhi_ps(a.v, b.v);
+  lower = Vec(_mm256_permute2f128_ps(even, odd, 0x20));
+  upper = Vec(_mm256_permute2f128_ps(even, odd, 0x31));
+#elif defined(__SSE2__)
+  lower = Vec(_mm_unpacklo_ps(a.v, b.v));
+  upper = Vec(_mm_unpackhi_ps(a.v, b.v));
+#else
+  for (size_t i = 0; i < kLanes; ++i) {
+    lower.v[i] = (i % 2 ? b : a).v[i / 2];
+    upper.v[i] = (i % 2 ? b : a).v[kLanes / 2 + i / 2];
+  }
+#endif
+}
+
+// The transpose of kLanes vectors of kLanes floats: zipping the first half with the second moves one bit of the row
+// number into the column number, so log2(kLanes) rounds swap the two.
+TURBO_INLINE void transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (size_t round = kLanes; round > 1; round /= 2) {
+    Vec zipped[kLanes];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < kLanes / 2; ++i) zip(rows[i], rows[i + kLanes / 2], zipped[2 * i], zipped[2 * i + 1]);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kLanes; ++i) rows[i] = zipped[i];
+  }
 }
 
 // ---- functions. Polynomials are minimax fits made for this file; Horner's scheme.
