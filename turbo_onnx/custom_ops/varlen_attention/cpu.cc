@@ -1,0 +1,344 @@
+// Attention over sequences of any length, in float32.
+//
+// The unit of work is one head of a block of at most 192 queries of one sequence. Its keys are taken in chunks that fit
+// the second-level cache: K^T is packed into panels as wide as a tile, V into contiguous rows, both with their bias
+// added. Then, a few rows of queries at a time, so that their scores stay in the first-level cache: scores, softmax,
+// weighted sum. Where all keys fit one chunk, rows are finished at once; where they do not, each row carries its
+// largest score, its sum and its output from chunk to chunk (Milakov and Gimelshein, "Online normalizer calculation for
+// softmax", 2018).
+//
+// Work is cut by the shapes alone, so that the result does not depend on the number of threads.
+
+#include "custom_ops/varlen_attention/cpu.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "custom_ops/cpu/scratch.h"
+#include "custom_ops/cpu/vector.h"
+#include "custom_ops/varlen_attention/tiles.h"
+
+namespace turbo_onnx {
+namespace TURBO_ISA {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr size_t kUnitRows = 192;       // queries in one unit: K and V are packed again for each
+constexpr size_t kBlockRows = 48;       // most queries whose scores are held at a time
+constexpr size_t kBlockScores = 4096;   // floats of scores that are held at a time, about
+constexpr size_t kChunkFloats = 32768;  // of packed K, and of packed V
+constexpr size_t kMostChunkKeys = 512;
+constexpr double kTaskCost = 5e5;  // multiplications that are worth handing to a thread
+
+constexpr size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+constexpr size_t larger(size_t a, size_t b) { return a < b ? b : a; }
+
+// A block of queries of one sequence, for any head.
+struct Unit {
+  size_t sequence;
+  size_t query_row, queries;  // the sequence's first row, and how many
+  size_t key_row, keys;
+  size_t first, last;  // queries of the sequence in this block
+  double cost;         // of one head
+};
+
+// Some heads of some units, for one thread.
+struct Task {
+  size_t first_unit, last_unit, first_head, last_head;
+};
+
+// How many keys of the sequence the query sees, from the first on.
+size_t visible_keys(const VarlenAttentionArguments& args, const Unit& unit, size_t query) {
+  if (!args.causal) return unit.keys;
+  const size_t end = query + 1 + unit.keys;
+  return end > unit.queries ? smaller(end - unit.queries, unit.keys) : 0;
+}
+
+// The rows of the output for one head that see no key at all: nothing to sum, or a softmax over nothing but -inf.
+void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t head) {
+  const float value = unit.keys == 0 || args.guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  const size_t width = args.value_head_size;
+  for (size_t q = unit.first; q < unit.last; ++q) {
+    float* row = args.output + (unit.query_row + q) * args.heads * width + head * width;
+    for (size_t i = 0; i < width; ++i) row[i] = value;
+  }
+}
+
+// dst[r][:] = rows[r][:] + bias, zeros from width to padded.
+void copy_rows(const float* src, size_t src_stride, const float* bias, size_t rows, size_t width, float* dst,
+               size_t padded) {
+  for (size_t r = 0; r < rows; ++r, src += src_stride, dst += padded) {
+    for (size_t i = 0; i < width; i += kLanes) {
+      const size_t count = smaller(width - i, kLanes);
+      if (count == kLanes) {
+        store(dst + i, bias ? load(src + i) + load(bias + i) : load(src + i));
+      } else {
+        const Vec part = load(src + i, count);
+        store(dst + i, bias ? part + load(bias + i, count) : part, smaller(padded - i, kLanes));
+      }
+    }
+  }
+}
+
+// Packs rows of keys as panels: dst[panel][dimension][key in panel]; keys past the last one are zero.
+void pack_keys(const float* src, size_t src_stride, const float* bias, size_t keys, size_t width, float* dst) {
+  for (size_t k = 0; k < keys; k += kLanes) {
+    float* panel = dst + k / kTileColumns * kTileColumns * width + k % kTileColumns;
+    const size_t count = smaller(keys - k, kLanes);
+    for (size_t d = 0; d < width; d += kLanes) {
+      const size_t depth = smaller(width - d, kLanes);
+      Vec block[kLanes];
+      if (count == kLanes && depth == kLanes) {
+        const Vec added = bias ? load(bias + d) : Vec(0.0f);
+#pragma GCC unroll 16
+        for (size_t i = 0; i < kLanes; ++i) block[i] = load(src + (k + i) * src_stride + d) + added;
+      } else {
+        const Vec added = bias ? load(bias + d, depth) : Vec(0.0f);
+#pragma GCC unroll 16
+        for (size_t i = 0; i < kLanes; ++i)
+          block[i] = i < count ? load(src + (k + i) * src_stride + d, depth) + added : Vec(0.0f);
+      }
+      transpose(block);
+#pragma GCC unroll 16
+      for (size_t i = 0; i < kLanes; ++i)
+        if (i < depth) store(panel + (d + i) * kTileColumns, block[i]);
+    }
+  }
+}
+
+// Adds the attention bias of one query to its scores.
+void add_bias(float* scores, const float* bias, size_t stride, size_t keys) {
+  if (stride == 1) {
+    size_t j = 0;
+    for (; j + kLanes <= keys; j += kLanes) store(scores + j, load(scores + j) + load(bias + j));
+    if (j < keys) store(scores + j, load(scores + j, keys - j) + load(bias + j, keys - j), keys - j);
+  } else {
+    for (size_t j = 0; j < keys; ++j) scores[j] += bias[j * stride];
+  }
+}
+
+// Turns scores[0, keys) into exp(score - largest), and the rest up to `padded` into 0. Returns their sum. `largest` is
+// that of the keys before, and becomes that of all.
+TURBO_INLINE float exponentiate(float* scores, size_t keys, size_t padded, float& largest) {
+  for (size_t j = keys; j < padded; ++j) scores[j] = -kInfinity;
+  Vec most(largest);
+  for (size_t j = 0; j < padded; j += kLanes) most = max(most, load(scores + j));
+  largest = hmax(most);
+  const Vec base(largest == -kInfinity ? 0.0f : largest);
+  Vec sum(0.0f);
+  for (size_t j = 0; j < padded; j += kLanes) {
+    const Vec e = exp_below_overflow(load(scores + j) - base);
+    store(scores + j, e);
+    sum += e;
+  }
+  return hsum(sum);
+}
+
+// C = A B over tiles of rows as even as possible. `end` is that of the first row.
+void multiply(Matrix a, size_t rows, Matrix b, size_t depth, size_t vectors, Epilogue end) {
+  size_t tiles = (rows + kTileRows[vectors] - 1) / kTileRows[vectors];
+  for (; tiles > 0; --tiles) {
+    const size_t height = (rows + tiles - 1) / tiles;
+    kTiles[vectors - 1][height - 1](a, b, depth, end);
+    rows -= height;
+    a.data += height * a.stride;
+    end.dst += height * end.stride;
+    if (end.keep) end.keep += height;
+    if (end.scale) end.scale += height;
+  }
+}
+
+// The sizes of the buffers that one thread works in. They depend on the head size and the longest sequence, and are
+// bounded.
+struct Buffers {
+  size_t chunk;         // keys
+  size_t score_stride;  // floats
+  size_t value_padded;  // value head size, in whole vectors
+  float *keys, *values, *queries, *scores, *outputs, *largest, *sums, *keep;
+  size_t floats;
+
+  Buffers(const VarlenAttentionArguments& args, size_t longest) {
+    value_padded = round_up(args.value_head_size, kLanes);
+    const size_t fitting = kChunkFloats / larger(larger(args.head_size, value_padded), 1) / kTileColumns * kTileColumns;
+    const size_t most = smaller(larger(fitting, kTileColumns), kMostChunkKeys);
+    chunk = smaller(round_up(larger(longest, 1), kTileColumns), most);
+    score_stride = chunk + kLanes;  // not a power of two, so that rows do not fight for the same cache lines
+    floats = 0;
+    place(nullptr, args.head_size);
+  }
+
+  // Lays the buffers out from `base` on and counts their floats.
+  void place(float* base, size_t head_size) {
+    floats = 0;
+    const auto take = [&](size_t count) {
+      float* at = base ? base + floats : nullptr;
+      floats += round_up(count, 16);
+      return at;
+    };
+    keys = take(chunk * head_size);
+    values = take(chunk * value_padded);
+    queries = take(kBlockRows * head_size);
+    scores = take(kBlockRows * score_stride);
+    outputs = take(kUnitRows * value_padded);
+    largest = take(kUnitRows);
+    sums = take(kUnitRows);
+    keep = take(kUnitRows);
+  }
+};
+
+// The scores of queries [first, first + rows) of the unit against `width` keys from key `start` on.
+void score(const VarlenAttentionArguments& args, const Unit& unit, size_t head, size_t first, size_t rows, size_t start,
+           size_t width, const Buffers& buffers) {
+  for (size_t k = 0; k < width; k += kTileColumns) {
+    const size_t vectors = (smaller(width - k, kTileColumns) + kLanes - 1) / kLanes;
+    const Epilogue end{buffers.scores + k, buffers.score_stride, nullptr, nullptr, args.scale, vectors * kLanes};
+    multiply({buffers.queries, args.head_size}, rows, {buffers.keys + k * args.head_size, kTileColumns}, args.head_size,
+             vectors, end);
+  }
+  if (args.bias.data == nullptr) return;
+  const AttentionBias& bias = args.bias;
+  const float* data = bias.data + unit.sequence * bias.batch_stride + head * bias.head_stride + start * bias.key_stride;
+  for (size_t r = 0; r < rows; ++r)
+    add_bias(buffers.scores + r * buffers.score_stride, data + (first + r) * bias.query_stride, bias.key_stride, width);
+}
+
+// One head of one unit.
+void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t head, const Buffers& buffers) {
+  const size_t size = args.head_size, value_size = args.value_head_size;
+  const size_t keys = visible_keys(args, unit, unit.last - 1);
+  if (keys == 0) return fill_unseen(args, unit, head);
+  const auto head_bias = [&](const ProjectedRows& rows, size_t width) {
+    return rows.bias ? rows.bias + head * width : nullptr;
+  };
+  const size_t block = smaller(larger(kBlockScores / buffers.score_stride / 12 * 12, 12), kBlockRows);
+  const bool whole = keys <= buffers.chunk;
+  const size_t output_stride = args.heads * value_size;
+  float* output = args.output + (unit.query_row + unit.first) * output_stride + head * value_size;
+  float* sums = buffers.sums;
+  for (size_t start = 0; start < keys; start += buffers.chunk) {
+    const size_t chunk = smaller(keys - start, buffers.chunk);
+    pack_keys(args.key.data + (unit.key_row + start) * args.key.stride + head * size, args.key.stride,
+              head_bias(args.key, size), chunk, size, buffers.keys);
+    copy_rows(args.value.data + (unit.key_row + start) * args.value.stride + head * value_size, args.value.stride,
+              head_bias(args.value, value_size), chunk, value_size, buffers.values, buffers.value_padded);
+    for (size_t first = unit.first; first < unit.last; first += block) {
+      const size_t rows = smaller(unit.last - first, block), at = first - unit.first;
+      const auto seen = [&](size_t r) {
+        const size_t visible = visible_keys(args, unit, first + r);
+        return visible > start ? smaller(visible - start, chunk) : 0;
+      };
+      if (start > 0 && seen(rows - 1) == 0) continue;
+      const size_t width = larger(seen(rows - 1), 1);
+      copy_rows(args.query.data + (unit.query_row + first) * args.query.stride + head * size, args.query.stride,
+                head_bias(args.query, size), rows, size, buffers.queries, size);
+      score(args, unit, head, first, rows, start, width, buffers);
+      for (size_t r = 0; r < rows; ++r) {
+        float* scores = buffers.scores + r * buffers.score_stride;
+        float largest = start == 0 ? -kInfinity : buffers.largest[at + r];
+        const float before = largest == -kInfinity ? 0.0f : largest;
+        const float sum = exponentiate(scores, seen(r), round_up(width, kLanes), largest);
+        float* keep = buffers.keep + at + r;
+        *keep = start == 0 || largest == -kInfinity ? 1.0f : hmax(exp_below_overflow(Vec(before - largest)));
+        sums[at + r] = start == 0 ? sum : sums[at + r] * *keep + sum;
+        buffers.largest[at + r] = largest;
+        if (!whole) continue;
+        const bool defined = sum > 0.0f;
+        if (!defined && args.guard)
+          for (size_t j = 0; j < width; ++j) scores[j] = 0.0f;
+        sums[at + r] = defined ? 1.0f / sum : args.guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+      }
+      for (size_t c = 0; c < value_size; c += kTileColumns) {
+        const size_t columns = smaller(value_size - c, kTileColumns);
+        Epilogue end{buffers.outputs + at * buffers.value_padded + c,
+                     buffers.value_padded,
+                     start == 0 ? nullptr : buffers.keep + at,
+                     nullptr,
+                     1.0f,
+                     columns};
+        if (whole) end = {output + at * output_stride + c, output_stride, nullptr, sums + at, 1.0f, columns};
+        multiply({buffers.scores, buffers.score_stride}, rows, {buffers.values + c, buffers.value_padded}, width,
+                 (columns + kLanes - 1) / kLanes, end);
+      }
+    }
+  }
+  if (whole) return;
+  for (size_t r = 0; r < unit.last - unit.first; ++r) {
+    const bool defined = sums[r] > 0.0f;
+    const float scale = defined ? 1.0f / sums[r] : std::numeric_limits<float>::quiet_NaN();
+    for (size_t i = 0; i < value_size; ++i)
+      output[r * output_stride + i] =
+          !defined && args.guard ? 0.0f : buffers.outputs[r * buffers.value_padded + i] * scale;
+  }
+}
+
+// Cuts every sequence into blocks of queries, the costly ones first.
+std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
+  std::vector<Unit> units;
+  for (size_t b = 0; b < args.batch; ++b) {
+    Unit unit{};
+    unit.sequence = b;
+    if (args.cu_seqlens) {
+      unit.query_row = unit.key_row = static_cast<size_t>(args.cu_seqlens[b]);
+      unit.queries = unit.keys = static_cast<size_t>(args.cu_seqlens[b + 1] - args.cu_seqlens[b]);
+    } else {
+      unit.queries = args.query_length;
+      unit.keys = args.key_length;
+      unit.query_row = b * unit.queries;
+      unit.key_row = b * unit.keys;
+    }
+    if (unit.queries == 0) continue;
+    const size_t blocks = (unit.queries + kUnitRows - 1) / kUnitRows;
+    const size_t height = round_up((unit.queries + blocks - 1) / blocks, 12);
+    for (size_t first = 0; first < unit.queries; first += height) {
+      unit.first = first;
+      unit.last = smaller(first + height, unit.queries);
+      const size_t keys = visible_keys(args, unit, unit.last - 1);
+      unit.cost = static_cast<double>(unit.last - first + 8) * static_cast<double>(keys) *
+                  static_cast<double>(args.head_size + args.value_head_size);
+      units.push_back(unit);
+    }
+  }
+  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
+  return units;
+}
+
+// Groups heads and units until each task is worth a thread's while.
+std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads) {
+  std::vector<Task> tasks;
+  for (size_t u = 0; u < units.size();) {
+    const double cost = units[u].cost;
+    if (cost * static_cast<double>(heads) >= kTaskCost) {
+      const size_t width = cost >= kTaskCost ? 1 : static_cast<size_t>(kTaskCost / cost) + 1;
+      for (size_t h = 0; h < heads; h += width) tasks.push_back({u, u + 1, h, smaller(h + width, heads)});
+      ++u;
+      continue;
+    }
+    const size_t first = u;
+    for (double total = 0; u < units.size() && total < kTaskCost; ++u)
+      total += units[u].cost * static_cast<double>(heads);
+    tasks.push_back({first, u, 0, heads});
+  }
+  return tasks;
+}
+
+}  // namespace
+
+void varlen_attention(const VarlenAttentionArguments& args, const Parallel& parallel) {
+  const std::vector<Unit> units = cut_into_units(args);
+  const std::vector<Task> tasks = group_into_tasks(units, args.heads);
+  size_t longest = 0;
+  for (const Unit& unit : units) longest = larger(longest, unit.keys);
+  const Buffers layout(args, longest);
+  parallel(tasks.size(), [&](size_t t) {
+    Buffers buffers = layout;
+    buffers.place(scratch(layout.floats), args.head_size);
+    const Task& task = tasks[t];
+    for (size_t u = task.first_unit; u < task.last_unit; ++u)
+      for (size_t h = task.first_head; h < task.last_head; ++h) attend(args, units[u], h, buffers);
+  });
+}
+
+}  // namespace TURBO_ISA
+}  // namespace turbo_onnx
