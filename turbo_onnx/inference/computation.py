@@ -1,0 +1,100 @@
+"""Inference rules of operators that compute: products, reductions, normalizations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from turbo_onnx.dims import product
+from turbo_onnx.inference.reading import Dims, Fact, Reading, Rule
+from turbo_onnx.inference.values import elements
+
+
+def _matmul(read: Reading) -> list[Fact]:
+    left, right = read.shape(0), read.shape(1)
+    dtype = read.fact(0).dtype
+    if not left or not right:
+        return [Fact(dtype)]
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    batch = read.broadcast(left[:-2], right[:-2])
+    return [Fact(dtype, None if batch is None else (*batch, *rows, *columns))]
+
+
+def _gemm(read: Reading) -> list[Fact]:
+    left, right = read.shape(0), read.shape(1)
+    dtype = read.fact(0).dtype
+    if left is None or right is None:
+        return [Fact(dtype)]
+    return [Fact(dtype, (left[1 if read.attr("transA", 0) else 0], right[0 if read.attr("transB", 0) else 1]))]
+
+
+def _reduced(read: Reading) -> Dims | None:
+    shape = read.shape(0)
+    if shape is None:
+        return None
+    if read.node.op in ("ArgMax", "ArgMin"):
+        axes: list[int] | None = [read.attr("axis", 0) % len(shape)]
+    else:
+        axes = read.axes(1, len(shape))
+        if axes is None and read.has(1):
+            return None
+        if not axes:
+            axes = [] if read.attr("noop_with_empty_axes", 0) else list(range(len(shape)))
+    keep = read.attr("keepdims", 1)
+    return tuple(1 if k in axes else size for k, size in enumerate(shape) if keep or k not in axes)
+
+
+def _reduce(read: Reading) -> list[Fact]:
+    fact = read.fact(0)
+    shape = _reduced(read)
+    items = read.items(0)
+    value = None
+    if read.node.op == "ReduceProd" and items is not None and shape is not None and product(shape) == 1:
+        if all(item is not None for item in items):
+            array = np.empty((1,) * len(shape) if shape else (), dtype=object)
+            array.reshape(-1)[0] = product(items)
+            value = elements(array)
+    return [Fact(fact.dtype, shape, value)]
+
+
+def _arg(read: Reading) -> list[Fact]:
+    return [Fact(np.dtype(np.int64), _reduced(read))]
+
+
+def _normalization(read: Reading) -> list[Fact]:
+    fact = read.fact(0)
+    results = [Fact(fact.dtype, fact.shape)]
+    if len(read.node.outputs) > 1 and fact.shape is not None:
+        axis = read.attr("axis", -1) % len(fact.shape)
+        statistics = tuple(1 if k >= axis else size for k, size in enumerate(fact.shape))
+        results += [Fact(np.dtype(np.float32), statistics)] * (len(read.node.outputs) - 1)
+    return results
+
+
+def _raised_attention(read: Reading) -> list[Fact]:
+    query, value = read.shape(0), read.shape(2)
+    if query is None or value is None:
+        return [Fact(read.fact(0).dtype)]
+    return [Fact(read.fact(0).dtype, (*query[:-1], value[-1]))]
+
+
+RULES: dict[str, Rule] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    **dict.fromkeys(
+        (
+            "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
+            "ReduceSumSquare"
+        ).split(),
+        _reduce,
+    ),
+    "ArgMax": _arg,
+    "ArgMin": _arg,
+    "LayerNormalization": _normalization,
+    "RMSNormalization": _normalization,
+}
+
+RAISED_RULES: dict[str, Rule] = {
+    "Attention": _raised_attention,
+    "Gelu": lambda read: [Fact(read.fact(0).dtype, read.shape(0))],
+}

@@ -1,0 +1,171 @@
+"""How an inference rule sees one node: its operands' facts, its attributes, and the symbols in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.dims import Dim
+from turbo_onnx.inference.values import Elements, Item, Value
+
+Dims = tuple[Dim | int, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of one tensor.
+
+    Attributes:
+        dtype: NumPy type (or ONNX's number where NumPy has none), or None.
+        shape: symbolic shape, or None where not even the rank is known.
+        value: what is known of the elements, for integers and booleans.
+    """
+
+    dtype: Any = None
+    shape: Dims | None = None
+    value: Value | None = None
+
+
+UNKNOWN = Fact()
+
+
+@dataclass
+class Symbols:
+    """The named sizes of one model, and which of them were found to be the same.
+
+    Two different sizes that an element-wise operator joins are equal, or one of them is 1 at run time. The size that
+    was named later is then taken for the other; `equalities` remembers it as text for the report. (Kernels check
+    their operands' sizes at run time, so a size of 1 there is an error or a broadcast and never a wrong number.)
+    """
+
+    inputs: dict[str, int] = field(default_factory=dict)
+    same: dict[str, Dim | int] = field(default_factory=dict)
+    equalities: list[str] = field(default_factory=list)
+
+    def resolve(self, dim: Dim | int) -> Dim | int:
+        """The dimension with symbols replaced by what they were found to be."""
+        while isinstance(dim, Dim) and any(name in self.same for name in dim.symbols):
+            dim = dim.substitute(self.same)
+        return dim
+
+    def unify(self, a: Dim | int, b: Dim | int) -> Dim | int | None:
+        """Take two sizes for one and return it, or None where neither is a replaceable symbol."""
+        for old, new in sorted(((a, b), (b, a)), key=self._replaceability, reverse=True):
+            name = old.name if isinstance(old, Dim) else None
+            if name is None or self._replaceability((old, new)) < 0:
+                continue
+            if isinstance(new, Dim) and name in new.symbols:
+                continue
+            self.same[name] = new
+            if name in self.inputs:
+                self.equalities.append(f"{name} = {new}")
+            return new
+        return None
+
+    def _replaceability(self, pair: tuple[Dim | int, Dim | int]) -> int:
+        """Made-up symbols go first, then the inputs' symbols, those named last first; nothing else is replaced."""
+        name = pair[0].name if isinstance(pair[0], Dim) else None
+        if name is None:
+            return -1
+        if name not in self.inputs:
+            return 1 << 30
+        return self.inputs[name] if isinstance(pair[1], Dim) else -1
+
+
+@dataclass
+class Reading:
+    """One node under inference.
+
+    Attributes:
+        node: the node.
+        inputs: the facts of its operands, `UNKNOWN` where nothing is known, None where absent.
+        opset: the version of the standard operators.
+        symbols: the sizes in force.
+        position: the node's place in the graph, which names made-up sizes.
+    """
+
+    node: gs.Node
+    inputs: Sequence[Fact | None]
+    opset: int
+    symbols: Symbols
+    position: int
+
+    def fact(self, index: int) -> Fact:
+        """The operand's fact; nothing known if it is absent."""
+        fact = self.inputs[index] if index < len(self.inputs) else None
+        return fact if fact is not None else UNKNOWN
+
+    def shape(self, index: int) -> Dims | None:
+        """The operand's shape."""
+        return self.fact(index).shape
+
+    def has(self, index: int) -> bool:
+        """Whether the operand is there."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The attribute, or the default."""
+        return self.node.attrs.get(name, default)
+
+    def ints(self, index: int) -> list[int] | None:
+        """The operand's elements if all are plain integers."""
+        items = self.items(index)
+        return [int(item) for item in items] if items is not None and _all_plain(items) else None
+
+    def items(self, index: int) -> list[Item] | None:
+        """The operand's elements one by one, if there are few enough; unknown ones are None."""
+        value = self.fact(index).value
+        return value.list() if isinstance(value, Elements) else None
+
+    def axes(self, index: int, rank: int) -> list[int] | None:
+        """Axes given as an attribute (older operator sets) or an operand, made non-negative; None if not known."""
+        given = self.attr("axes")
+        if given is None:
+            given = self.ints(index) if self.has(index) else None
+        if given is None:
+            return None
+        axes = [int(axis) for axis in np.atleast_1d(np.asarray(given))]
+        return [axis + rank if axis < 0 else axis for axis in axes]
+
+    def fresh(self, what: str = "size") -> Dim | int:
+        """A size that is not known in any other way, named by the place where it arises."""
+        from turbo_onnx.dims import symbol
+
+        return self.symbols.resolve(symbol(f"{what}_{self.position}"))
+
+    def broadcast(self, *shapes: Dims | None) -> Dims | None:
+        """The shape of an element-wise result, by NumPy's rules; different sizes are unified if they can be."""
+        if any(shape is None for shape in shapes):
+            return None
+        known = [shape for shape in shapes if shape is not None]
+        rank = max((len(shape) for shape in known), default=0)
+        result: list[Dim | int] = []
+        for axis in range(rank):
+            size: Dim | int = 1
+            for shape in known:
+                index = axis - (rank - len(shape))
+                if index < 0 or shape[index] == 1 or shape[index] == size:
+                    continue
+                other = shape[index]
+                if size == 1:
+                    size = other
+                elif isinstance(size, int) and isinstance(other, Dim):
+                    pass  # the symbolic one is the same or 1: the number wins
+                elif isinstance(other, int):
+                    size = other
+                else:
+                    same = self.symbols.unify(size, other)
+                    size = self.fresh(f"broadcast{axis}") if same is None else same
+            result.append(size)
+        return tuple(result)
+
+
+Rule = Callable[[Reading], list[Fact]]
+
+
+def _all_plain(items: list[Item]) -> bool:
+    return all(isinstance(item, (int, bool, np.integer)) for item in items)
