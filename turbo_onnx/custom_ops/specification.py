@@ -15,6 +15,7 @@ DOMAIN_VERSION = 1
 Dim = Any  # an int, or a symbolic dimension that supports +, -, *, // and ==
 Dims = tuple[Dim, ...]
 Attributes = Mapping[str, Any]
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -84,5 +85,5 @@ class OperatorSpec:
     types: Mapping[str, tuple[str, ...]]
     kernel_types: Mapping[str, tuple[str, ...]]
     body: Callable[[int, frozenset[str], Attributes], onnx.FunctionProto]
-    reference: Callable[[Sequence[np.ndarray | None], Attributes], tuple[np.ndarray, ...]]
+    reference: Callable[[Sequence[Array | None], Attributes], tuple[Array, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]

@@ -1,0 +1,35 @@
+#pragma once
+
+#include "custom_ops/ort/operator.h"
+#include "custom_ops/ort/signatures.h"
+
+namespace turbo_onnx {
+
+class BiasGelu {
+ public:
+  using Signature = signature::BiasGelu;
+  using In = Signature::In;
+  using Out = Signature::Out;
+  static inline int in_place_inputs[] = {In::x};
+  static inline int in_place_outputs[] = {Out::output};
+
+  explicit BiasGelu(const Signature::Attributes& attributes) : tanh_(attributes.approximate == "tanh") {
+    require(tanh_ || attributes.approximate == "none",
+            "approximate is \"", attributes.approximate, "\", but must be \"none\" or \"tanh\"");
+  }
+
+  void compute(const Context& context, const Kernels& kernels) const {
+    const Tensor x = context.input(In::x);
+    const Tensor bias = context.input(In::bias);
+    require(!x.shape.empty(), "x is a scalar, but must have rows");
+    require_vector(bias, "bias", x.last_dimension());
+    float* output = context.output<float>(Out::output, x.shape);
+    const size_t rows = x.count(0, x.shape.size() - 1);
+    kernels.bias_gelu(x.as<float>(), bias.as<float>(), output, rows, x.last_dimension(), tanh_, context.parallel());
+  }
+
+ private:
+  bool tanh_;
+};
+
+}  // namespace turbo_onnx

@@ -1,0 +1,70 @@
+"""Write function bodies in ONNX's text form, at any opset.
+
+A body is one block of text with placeholders for what differs between opsets. The helpers here return lines of such
+text; names that they introduce begin with the name of their result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from turbo_onnx.custom_ops.functions import float_attribute, parse_body
+from turbo_onnx.custom_ops.specification import Attribute, Operand
+
+CAST_LIKE_OPSET = 15
+LAYER_NORMALIZATION_OPSET = 17
+
+
+def function(
+    name: str,
+    inputs: Sequence[Operand],
+    outputs: Sequence[Operand],
+    attributes: Sequence[Attribute],
+    opset: int,
+    text: str,
+) -> onnx.FunctionProto:
+    """The function of an operator with this signature, whose nodes are `text`, one a line."""
+    names = ", ".join(attribute.name for attribute in attributes)
+    arguments = ", ".join(operand.name for operand in inputs)
+    results = ", ".join(operand.name for operand in outputs)
+    signature = f"{f'<{names}> ' if names else ''}({arguments}) => ({results})"
+    return parse_body(name, opset, signature, text)
+
+
+def number(opset: int, output: str, value: float, like: str) -> str:
+    """`output` = a scalar of the type of the tensor `like`; below opset 15, float32."""
+    if opset < CAST_LIKE_OPSET:
+        return f"{output} = Constant <value = float {{{value!r}}}> ()\n"
+    return (
+        f"{output}_float = Constant <value = float {{{value!r}}}> ()\n"
+        f"{output} = CastLike ({output}_float, {like})\n"
+    )
+
+
+def layer_normalization(opset: int, output: str, x: str, gamma: str, beta: str | None) -> str:
+    """`output` = LayerNormalization of `x` over its last axis, with the node's attribute `epsilon`."""
+    if opset >= LAYER_NORMALIZATION_OPSET:
+        operands = ", ".join(filter(None, (x, gamma, beta)))
+        return f"{output} = LayerNormalization <axis = -1, epsilon: float = @epsilon> ({operands})\n"
+    epsilon = f"{output}_epsilon"
+    lines = f"""
+        {output}_mean = ReduceMean <axes = [-1], keepdims = 1> ({x})
+        {output}_centred = Sub ({x}, {output}_mean)
+        {output}_squares = Mul ({output}_centred, {output}_centred)
+        {output}_variance = ReduceMean <axes = [-1], keepdims = 1> ({output}_squares)
+        {_epsilon_like(opset, epsilon, x)}
+        {output}_shifted = Add ({output}_variance, {epsilon})
+        {output}_deviation = Sqrt ({output}_shifted)
+        {output}_normal = Div ({output}_centred, {output}_deviation)
+    """
+    if beta is None:
+        return f"{lines}{output} = Mul ({output}_normal, {gamma})\n"
+    return f"{lines}{output}_scaled = Mul ({output}_normal, {gamma})\n{output} = Add ({output}_scaled, {beta})\n"
+
+
+def _epsilon_like(opset: int, output: str, like: str) -> str:
+    if opset < CAST_LIKE_OPSET:
+        return float_attribute(opset, "epsilon", output)
+    return f"{float_attribute(opset, 'epsilon', f'{output}_float')}{output} = CastLike ({output}_float, {like})\n"

@@ -1,0 +1,16 @@
+"""NumPy definitions that several operators share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from turbo_onnx.custom_ops.specification import Array
+
+
+def layer_normalization(x: Array, gamma: Array, beta: Array | None, epsilon: float) -> Array:
+    """LayerNormalization over the last axis, computed in float64; float64 is returned."""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    normal = centred / np.sqrt(variance + epsilon) * gamma.astype(np.float64)
+    return normal if beta is None else normal + beta.astype(np.float64)

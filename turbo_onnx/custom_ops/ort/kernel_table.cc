@@ -1,0 +1,17 @@
+// Compiled once for each instruction set, like the kernels whose addresses it collects.
+#include "custom_ops/ort/kernels.h"
+
+#define TURBO_STRING_OF(name) #name
+#define TURBO_STRING(name) TURBO_STRING_OF(name)
+
+namespace turbo_onnx {
+namespace TURBO_ISA {
+
+extern const Kernels kKernels;
+const Kernels kKernels = {
+    TURBO_STRING(TURBO_ISA), bias_gelu,       embed_layer_normalization, count_tokens,
+    list_tokens,             restore_padding, skip_layer_normalization,
+};
+
+}  // namespace TURBO_ISA
+}  // namespace turbo_onnx

@@ -1,0 +1,28 @@
+// The kernels of one instruction set, as a table, and the choice among the tables.
+//
+// Every kernel source is compiled once for each instruction set, in a namespace of its own; this is where the copies
+// meet. The table is chosen once, when it is first asked for, by what the processor and the operating system support.
+#pragma once
+
+#include "custom_ops/bias_gelu/cpu.h"
+#include "custom_ops/embed_layer_normalization/cpu.h"
+#include "custom_ops/remove_padding/cpu.h"
+#include "custom_ops/restore_padding/cpu.h"
+#include "custom_ops/skip_layer_normalization/cpu.h"
+
+namespace turbo_onnx {
+
+struct Kernels {
+  const char* isa;  // "baseline", "avx2" or "avx512"
+  BiasGeluKernel* bias_gelu;
+  EmbedLayerNormalizationKernel* embed_layer_normalization;
+  CountTokensKernel* count_tokens;
+  ListTokensKernel* list_tokens;
+  RestorePaddingKernel* restore_padding;
+  SkipLayerNormalizationKernel* skip_layer_normalization;
+};
+
+// The best table that this machine can run; TURBO_ONNX_ISA=baseline|avx2|avx512 in the environment lowers the choice.
+const Kernels& kernels();
+
+}  // namespace turbo_onnx

@@ -1,0 +1,145 @@
+// What the specifications in Python say of every operator. Made by `python -m turbo_onnx.custom_ops.header`.
+// clang-format off
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "custom_ops/ort/abi.h"
+
+namespace turbo_onnx::signature {
+
+constexpr const char* kDomain = "turbo_onnx";
+
+struct RemovePadding {
+  static constexpr const char* name = "RemovePadding";
+  static constexpr int names = 1;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { mask }; };
+  struct Out { enum : size_t { token_index, cu_seqlens, max_seqlen, token_position }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired, abi::kRequired, abi::kRequired, abi::kRequired};
+  static constexpr abi::ElementType types[][5] = {
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+  };
+  struct Attributes {
+    template <class Reader>
+    static Attributes read([[maybe_unused]] const Reader& reader) {
+      return {};
+    }
+  };
+};
+
+struct RestorePadding {
+  static constexpr const char* name = "RestorePadding";
+  static constexpr int names = 1;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { rows, token_index, mask }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired, abi::kRequired};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][4] = {
+      {abi::kFloat, abi::kInt64, abi::kInt64, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kBool, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kInt64, abi::kInt64, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kInt32, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kBool, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kFloat, abi::kFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kInt64, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kInt32, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kBool, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kFloat, abi::kBFloat16},
+      {abi::kDouble, abi::kInt64, abi::kInt64, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kInt32, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kBool, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kFloat, abi::kDouble},
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kBool, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kFloat, abi::kInt64},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kBool, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kFloat, abi::kInt32},
+      {abi::kBool, abi::kInt64, abi::kInt64, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kInt32, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
+  };
+  struct Attributes {
+    template <class Reader>
+    static Attributes read([[maybe_unused]] const Reader& reader) {
+      return {};
+    }
+  };
+};
+
+struct EmbedLayerNormalization {
+  static constexpr const char* name = "EmbedLayerNormalization";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { word_ids, token_type_ids, position_ids, word_table, token_type_table, position_table, gamma, beta }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kRequired, abi::kOptional, abi::kOptional, abi::kRequired, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][9] = {
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt32, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt32, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt32, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt32, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+  };
+  struct Attributes {
+    float epsilon;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.real("epsilon", 1e-12f)};
+    }
+  };
+};
+
+struct SkipLayerNormalization {
+  static constexpr const char* name = "SkipLayerNormalization";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { x, skip, gamma, beta, bias }; };
+  struct Out { enum : size_t { output, sum }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired, abi::kRequired, abi::kOptional, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired, abi::kOptional};
+  static constexpr abi::ElementType types[][7] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+  };
+  struct Attributes {
+    float epsilon;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.real("epsilon", 1e-05f)};
+    }
+  };
+};
+
+struct BiasGelu {
+  static constexpr const char* name = "BiasGelu";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { x, bias }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][3] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat},
+  };
+  struct Attributes {
+    std::string approximate;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.string("approximate", "none")};
+    }
+  };
+};
+
+}  // namespace turbo_onnx::signature

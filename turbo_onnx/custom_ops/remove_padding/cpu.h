@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace turbo_onnx {
+
+enum class MaskType { kInt64, kInt32, kBool, kFloat };
+
+// The padding mask [sequences, length]; what is not zero is a token.
+struct Mask {
+  const void* data;
+  MaskType type;
+  size_t sequences, length;
+};
+
+// Fills cu_seqlens [sequences + 1] with where each sequence's tokens start; the last is the number of tokens.
+// Returns the longest sequence's number of tokens.
+using CountTokensKernel = int32_t(const Mask& mask, int32_t* cu_seqlens);
+
+// Fills, for each token, its index in the flat mask, and its position in its sequence's row. Null outputs are none.
+using ListTokensKernel = void(const Mask& mask, int64_t* token_index, int64_t* token_position);
+
+namespace TURBO_ISA {
+CountTokensKernel count_tokens;
+ListTokensKernel list_tokens;
+}  // namespace TURBO_ISA
+
+}  // namespace turbo_onnx

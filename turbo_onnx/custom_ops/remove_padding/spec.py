@@ -1,0 +1,90 @@
+"""RemovePadding: where the real tokens of a padded batch are. Everything packed begins here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from turbo_onnx.custom_ops import bodies
+from turbo_onnx.custom_ops.specification import Array, Attributes, Dims, Operand, OperatorSpec
+
+TOTAL_TOKENS = "total_tokens"
+MASK_TYPES = ("tensor(int64)", "tensor(int32)", "tensor(bool)", "tensor(float)")
+
+_INPUTS = (Operand("mask", "M", "[B, S]", "Not zero where there is a token. Any pattern, holes and all."),)
+_OUTPUTS = (
+    Operand("token_index", "tensor(int64)", "[total_tokens]", "Index of each token in the flat mask, ascending."),
+    Operand("cu_seqlens", "tensor(int32)", "[B + 1]", "Where each sequence's tokens start; the last is total_tokens."),
+    Operand("max_seqlen", "tensor(int32)", "[]", "Tokens of the longest sequence; 0 where there is none."),
+    Operand("token_position", "tensor(int64)", "[total_tokens]", "token_index modulo S: the column of each token."),
+)
+
+
+def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.FunctionProto:
+    # cu_seqlens is read off the running sum of the flat mask at every S-th place, so that no reduction ever meets an
+    # empty axis.
+    text = """
+        zero = Constant <value = int64 {0}> ()
+        one = Constant <value = int64 {1}> ()
+        zero32 = Constant <value = int32[1] {0}> ()
+        flat_shape = Constant <value = int64[1] {-1}> ()
+        first = Constant <value = int64[1] {0}> ()
+        second = Constant <value = int64[1] {1}> ()
+        end = Constant <value = int64[1] {9223372036854775807}> ()
+        real = Cast <to = 9> (mask)
+        flat = Reshape (real, flat_shape)
+        found = NonZero (flat)
+        token_index = Reshape (found, flat_shape)
+        shape = Shape (mask)
+        sequences = Gather <axis = 0> (shape, zero)
+        length = Gather <axis = 0> (shape, one)
+        token_position = Mod (token_index, length)
+        counted = Cast <to = 6> (flat)
+        padded = Concat <axis = 0> (zero32, counted)
+        running = CumSum (padded, zero)
+        bounds = Add (sequences, one)
+        numbers = Range (zero, bounds, one)
+        places = Mul (numbers, length)
+        cu_seqlens = Gather <axis = 0> (running, places)
+        ends = Slice (cu_seqlens, second, end)
+        last = Constant <value = int64[1] {-1}> ()
+        starts = Slice (cu_seqlens, first, last)
+        lengths = Sub (ends, starts)
+        candidates = Concat <axis = 0> (zero32, lengths)
+        max_seqlen = ReduceMax <keepdims = 0> (candidates)
+    """
+    return bodies.function("RemovePadding", _INPUTS, _OUTPUTS, (), opset, text)
+
+
+def _reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[Array, ...]:
+    (mask,) = inputs
+    assert mask is not None
+    sequences, length = mask.shape
+    real = mask != 0
+    token_index = np.flatnonzero(real).astype(np.int64)
+    lengths = real.sum(axis=1, dtype=np.int32)
+    cu_seqlens = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    max_seqlen = np.array(lengths.max() if sequences else 0, np.int32)
+    return token_index, cu_seqlens, max_seqlen, token_index % max(length, 1)
+
+
+def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tuple[Dims | None, ...]:
+    (mask,) = shapes
+    return (TOTAL_TOKENS,), None if mask is None else (mask[0] + 1,), (), (TOTAL_TOKENS,)
+
+
+SPEC = OperatorSpec(
+    name="RemovePadding",
+    doc="Lists the tokens of a padded batch: the places where the mask is not zero, sequence by sequence. total_tokens "
+    "is how many there are, and may be 0.",
+    inputs=_INPUTS,
+    outputs=_OUTPUTS,
+    attributes=(),
+    types={"M": MASK_TYPES},
+    kernel_types={"M": MASK_TYPES},
+    body=_body,
+    reference=_reference,
+    output_shapes=_output_shapes,
+)
