@@ -55,8 +55,6 @@ def raise_to(graph: gs.Graph, target: int) -> int:
         Reject: a node would mean something else, and which; the graph is then unchanged.
     """
     current = int(graph.opset)
-    if graph.functions:
-        raise Reject("the model has functions of its own, written for opset {}", current)
     every = list(graphs_of(graph))
     work: list[tuple[gs.Graph, gs.Node, Rewrite]] = []
     for inner in every:

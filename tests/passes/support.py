@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +13,6 @@ import onnx.parser
 import onnx.shape_inference
 import onnxruntime as ort
 
-import turbo_onnx.custom_ops
-from turbo_onnx.custom_ops import functions
-from turbo_onnx.custom_ops.specification import OperatorSpec
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 
@@ -34,7 +30,7 @@ def parse(text: str, weights: Mapping[str, np.ndarray] | None = None) -> Model:
     """
     proto = onnx.parser.parse_model(text)
     for name, value in (weights or {}).items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     onnx.checker.check_model(proto)
     return Model.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
 
@@ -42,20 +38,6 @@ def parse(text: str, weights: Mapping[str, np.ndarray] | None = None) -> Model:
 def graph(body: str, *, opset: int = 17, ir_version: int = 8) -> str:
     """The text of a model at the given opset whose graph is `body`."""
     return f'<ir_version: {ir_version}, opset_import: ["": {opset}]>\n{body}'
-
-
-def specifications() -> dict[str, OperatorSpec]:
-    """Every operator that is declared under `turbo_onnx/custom_ops`, by name."""
-    found: dict[str, OperatorSpec] = {}
-    for module in pkgutil.iter_modules(turbo_onnx.custom_ops.__path__):
-        if not module.ispkg:
-            continue
-        try:
-            spec = importlib.import_module(f"turbo_onnx.custom_ops.{module.name}.spec")
-        except ModuleNotFoundError:
-            continue
-        found.update({value.name: value for value in vars(spec).values() if isinstance(value, OperatorSpec)})
-    return found
 
 
 def runnable(model: Model) -> onnx.ModelProto:
@@ -67,9 +49,7 @@ def runnable(model: Model) -> onnx.ModelProto:
         except ModuleNotFoundError:
             continue
         getattr(module, rewrite)().run(copy)
-    proto = copy.to_proto()
-    functions.attach(proto, specifications())
-    return proto
+    return copy.to_proto()
 
 
 def run(model: Model | onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -158,6 +138,7 @@ def check_invariants(model: Model) -> None:
         assert any(id(tensor) in read for tensor in node.outputs), f"nothing reads {node.name}"
     proto = runnable(model)
     onnx.checker.check_model(proto)
+    del proto.functions[:]  # onnx infers through a function only if the node has all of its outputs
     onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
 
 

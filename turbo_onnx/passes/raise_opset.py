@@ -25,6 +25,8 @@ class RaiseOpset(Pass):
         report = PassReport(self.name, facts={"opset_before": model.opset})
         if model.opset < TARGET:
             try:
+                if model.shell.functions:
+                    raise Reject("the model has functions of its own, written for that opset")
                 report.facts["nodes_rewritten"] = raise_to(model.graph, TARGET)
                 report.applied = 1
             except Reject as reason:
