@@ -97,6 +97,8 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
             numbers[name, form] = number
             function = spec.body(opset, form[0], attributes)
             function.name = alias(name, number)
+            while function.output[-1] not in form[0]:  # runtimes refuse a body with more outputs than its node
+                function.output.pop()
             made.append(function)
         node.op_type = alias(name, numbers[name, form])
     del proto.functions[:]
