@@ -179,14 +179,8 @@ class Matcher:
         del self._tensors[expression]
 
     def _attempt(self, expression: Expression, tensor: Tensor | None, rest: _Goals) -> Iterator[None]:
-        if tensor is None and not isinstance(expression, Variable | Either):
-            self._note(0, "an operand is absent")
-        elif isinstance(expression, Variable):
-            if tensor is None and not expression.optional:
-                self._note(0, f"the operand {expression.label} is absent")
-            elif expression.constant and not isinstance(tensor, gs.Constant):
-                self._note(0, "{} is not a constant", tensor)
-            else:
+        if isinstance(expression, Variable):
+            if self._is_allowed(tensor, expression):
                 yield from self._solve(rest)
         elif isinstance(expression, Either):
             for option in expression.options:
@@ -200,12 +194,22 @@ class Matcher:
                 self._note(0, "{} is not a constant with one number", tensor)
             else:
                 yield from self._bind(expression.name, value, rest)
+        elif tensor is None:
+            self._note(0, "an operand is absent")
         elif isinstance(expression, Output):
             yield from self._call(expression.call, expression.index, tensor, rest)
-        elif isinstance(expression, Call):
-            yield from self._call(expression, 0, tensor, rest)
         else:
-            raise TypeError(f"{type(expression).__name__} is not something to match")
+            assert isinstance(expression, Call)
+            yield from self._call(expression, 0, tensor, rest)
+
+    def _is_allowed(self, tensor: Tensor | None, variable: Variable) -> bool:
+        if tensor is None and not variable.optional:
+            self._note(0, f"the operand {variable.label} is absent")
+            return False
+        if variable.constant and not isinstance(tensor, gs.Constant):
+            self._note(0, "{} is not a constant", tensor)
+            return False
+        return True
 
     def _bind(self, name: str, value: Any, rest: _Goals) -> Iterator[None]:
         if name not in self._values:
@@ -228,8 +232,7 @@ class Matcher:
         self._note(0.25, "{} is {}, not {}", tensor, float(value), expected.value)
         return False
 
-    def _call(self, call: Call, index: int, tensor: Tensor | None, rest: _Goals) -> Iterator[None]:
-        assert tensor is not None
+    def _call(self, call: Call, index: int, tensor: Tensor, rest: _Goals) -> Iterator[None]:
         node = tensor.inputs[0] if tensor.inputs else None
         if call in self._nodes:
             if node is self._nodes[call] and node.outputs[index] is tensor:

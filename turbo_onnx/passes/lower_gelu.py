@@ -34,14 +34,14 @@ class LowerGelu(Pass):
 
 
 def _erf_form(edit: Editor, x: Tensor) -> Tensor:
-    """0.5 x (1 + erf(x / √2))"""
+    """0.5 x (1 + erf(x / √2))."""
     scaled = _binary(edit, "Div", x, math.sqrt(2.0))
     shifted = _binary(edit, "Add", _unary(edit, "Erf", scaled), 1.0)
     return _binary(edit, "Mul", edit.node("Mul", [x, shifted], dtype=x.dtype, shape=x.shape), 0.5)
 
 
 def _tanh_form(edit: Editor, x: Tensor) -> Tensor:
-    """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))"""
+    """0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
     square = edit.node("Mul", [x, x], dtype=x.dtype, shape=x.shape)
     cube = edit.node("Mul", [square, x], dtype=x.dtype, shape=x.shape)
     inner = edit.node("Add", [x, _binary(edit, "Mul", cube, 0.044715)], dtype=x.dtype, shape=x.shape)

@@ -48,7 +48,7 @@ def _half(value: Expression) -> Expression:
 
 
 def _gated(x: Expression, gate: Expression) -> Expression:
-    """x · (1 + gate) / 2 in every order of the factors."""
+    """The product x · (1 + gate) / 2 in every order of the factors."""
     shifted = gate + 1.0
     return x * (_half(shifted) | gate * 0.5 + 0.5) | _half(x) * shifted | _half(x * shifted)
 
