@@ -68,3 +68,13 @@ def _epsilon_like(opset: int, output: str, like: str) -> str:
     if opset < CAST_LIKE_OPSET:
         return float_attribute(opset, "epsilon", output)
     return f"{float_attribute(opset, 'epsilon', f'{output}_float')}{output} = CastLike ({output}_float, {like})\n"
+
+
+def at_least_one(output: str, x: str) -> str:
+    """`output` = the int64 tensor `x` with 1 for 0: a divisor that runtimes accept even where nothing is divided."""
+    return f"""
+        {output}_nothing = Sub ({x}, {x})
+        {output}_is_zero = Equal ({x}, {output}_nothing)
+        {output}_extra = Cast <to = 7> ({output}_is_zero)
+        {output} = Add ({x}, {output}_extra)
+    """

@@ -25,14 +25,14 @@ _OUTPUTS = (
 def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.FunctionProto:
     # cu_seqlens is read off the running sum of the flat mask at every S-th place, so that no reduction ever meets an
     # empty axis.
-    text = """
-        zero = Constant <value = int64 {0}> ()
-        one = Constant <value = int64 {1}> ()
-        zero32 = Constant <value = int32[1] {0}> ()
-        flat_shape = Constant <value = int64[1] {-1}> ()
-        first = Constant <value = int64[1] {0}> ()
-        second = Constant <value = int64[1] {1}> ()
-        end = Constant <value = int64[1] {9223372036854775807}> ()
+    text = f"""
+        zero = Constant <value = int64 {{0}}> ()
+        one = Constant <value = int64 {{1}}> ()
+        zero32 = Constant <value = int32[1] {{0}}> ()
+        flat_shape = Constant <value = int64[1] {{-1}}> ()
+        first = Constant <value = int64[1] {{0}}> ()
+        second = Constant <value = int64[1] {{1}}> ()
+        end = Constant <value = int64[1] {{9223372036854775807}}> ()
         real = Cast <to = 9> (mask)
         flat = Reshape (real, flat_shape)
         found = NonZero (flat)
@@ -40,7 +40,8 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
         shape = Shape (mask)
         sequences = Gather <axis = 0> (shape, zero)
         length = Gather <axis = 0> (shape, one)
-        token_position = Mod (token_index, length)
+        {bodies.at_least_one("columns", "length")}
+        token_position = Mod (token_index, columns)
         counted = Cast <to = 6> (flat)
         padded = Concat <axis = 0> (zero32, counted)
         running = CumSum (padded, zero)
@@ -49,7 +50,7 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
         places = Mul (numbers, length)
         cu_seqlens = Gather <axis = 0> (running, places)
         ends = Slice (cu_seqlens, second, end)
-        last = Constant <value = int64[1] {-1}> ()
+        last = Constant <value = int64[1] {{-1}}> ()
         starts = Slice (cu_seqlens, first, last)
         lengths = Sub (ends, starts)
         candidates = Concat <axis = 0> (zero32, lengths)

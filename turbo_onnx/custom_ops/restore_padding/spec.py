@@ -39,8 +39,9 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
         shape = Concat <axis = 0> (mask_shape, row_shape)
         {_zeros(opset)}
         length = Slice (mask_shape, one, end)
-        sequence = Div (token_index, length)
-        position = Mod (token_index, length)
+        {bodies.at_least_one("columns", "length")}
+        sequence = Div (token_index, columns)
+        position = Mod (token_index, columns)
         sequence_column = Reshape (sequence, column)
         position_column = Reshape (position, column)
         places = Concat <axis = 1> (sequence_column, position_column)
