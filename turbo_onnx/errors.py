@@ -1,6 +1,7 @@
 """Every error that a user can cause, as one tree, with the exit code that the shell sees.
 
     TurboOnnxError                     exit 1
+    ├── PassError                      exit 1  a pass of ours failed or broke the graph: a bug, to be reported
     ├── InputError                     exit 2  the file, the options or the environment are not usable
     │   ├── ModelFormatError                   not a file, not ONNX, truncated, invalid
     │   ├── UnsupportedModelError              valid, but not something that this version takes
@@ -19,6 +20,10 @@ class TurboOnnxError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+
+class PassError(TurboOnnxError):
+    """A pass failed in a way that it should not have, or left a broken graph behind. Names the pass."""
 
 
 class InputError(TurboOnnxError):

@@ -90,7 +90,7 @@ def check_structure(proto: onnx.ModelProto, name: str) -> None:
     for tensor in proto.graph.initializer:
         _check_size(tensor, name)
     try:
-        onnx.checker.check_model(weightless(proto))
+        onnx.checker.check_model(with_shapes(weightless(proto)))
     except onnx.checker.ValidationError as error:
         if "topologically sorted" in str(error) and _sort(proto.graph):
             check_structure(proto, name)
@@ -121,10 +121,16 @@ def weightless(proto: onnx.ModelProto) -> onnx.ModelProto:
             copy.graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in inputs:
             copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    for value in (*copy.graph.input, *copy.graph.output):  # the checker wants a shape where the format does not
+    copy.ir_version = max(copy.ir_version, 4)  # older ones want every initializer among the inputs
+    return copy
+
+
+def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Give inputs and outputs of unknown rank some shape: ONNX's checker wants one where the format does not."""
+    for value in (*proto.graph.input, *proto.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
-    return copy
+    return proto
 
 
 def _explain(message: str, graph: onnx.GraphProto) -> str:

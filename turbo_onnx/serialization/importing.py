@@ -62,6 +62,7 @@ def import_graph(proto: onnx.ModelProto, locate: Callable[[onnx.TensorProto], Re
     del proto.functions[:]
     graph = gs.import_onnx(proto)
     proto.functions.extend(functions)
+    graph.functions = functions  # as protos: nothing edits them, and passes can see that there are some
     graph.import_domains = list(proto.opset_import)
     _keep(graph, proto.graph, odd)
     _finish_tensors(graph, locate)

@@ -7,8 +7,8 @@ file, is it ONNX, is it whole, is its graph valid, is it one that we and the ins
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from turbo_onnx.errors import ModelFormatError, UnsupportedModelError
 from turbo_onnx.model import Model
 from turbo_onnx.serialization import wire
-from turbo_onnx.serialization.checking import check_structure, check_support
+from turbo_onnx.serialization.checking import check_structure, check_support, weightless
 from turbo_onnx.serialization.importing import import_graph
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.weights import ExternalData, Region, Source
@@ -82,6 +82,7 @@ def read(source: str | Path | bytes | onnx.ModelProto, *, artifacts: bool = Fals
         )
     check_support(proto, name, artifacts)
     check_structure(proto, name)
+    _check_runtime(proto, file, name)
 
     external = ExternalData(path.parent if path is not None else Path(), name)
     regions: dict[tuple[int, int, int], Region] = {}
@@ -98,6 +99,15 @@ def read(source: str | Path | bytes | onnx.ModelProto, *, artifacts: bool = Fals
     model = Model.from_graph(graph, proto, path)
     model.origin = Origin(file, external, list(regions.values()))
     return model
+
+
+def _check_runtime(proto: onnx.ModelProto, file: Source, name: str) -> None:
+    """Ask the runtime, where one is installed."""
+    if find_spec("onnxruntime") is None:
+        return
+    from turbo_onnx.sessions import check_accepted
+
+    check_accepted(weightless(proto), file.path if file.path is not None else bytes(file.content), name)
 
 
 def _open(path: Path) -> Source:
@@ -168,9 +178,3 @@ def _check_container(proto: onnx.ModelProto, name: str) -> None:
         raise ModelFormatError(f"{name}: it holds no graph; export the model again.")
     if not proto.ir_version:
         raise ModelFormatError(f"{name}: it says no IR version; export the model again.")
-
-
-def first_line(text: str) -> str:
-    """The first line of a library's message, without its prefix, as the middle of a sentence."""
-    line = next((part.strip() for part in text.splitlines() if part.strip()), "")
-    return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )", "", line).rstrip(".")

@@ -1,0 +1,213 @@
+"""The whole way of one model: read, run the passes, verify, write."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from turbo_onnx import __version__, pipeline
+from turbo_onnx.errors import FusionRequiredError, OutputError
+from turbo_onnx.model import Model
+from turbo_onnx.options import Options, Packing
+from turbo_onnx.report import Report
+from turbo_onnx.serialization import writing
+from turbo_onnx.serialization.metadata import Artifact
+from turbo_onnx.serialization.reading import read
+from turbo_onnx.verify import Verification, load_cases, require, verify
+from turbo_onnx.verify_inputs import Feed, InputSpec, describe
+
+RECORDED_FACTS = ("packed", "mask_input")
+Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass
+class Result:
+    """An optimized model and how it came about.
+
+    Attributes:
+        report: what was done.
+        optimized: the model as the passes left it; its weights stay in the original's file.
+    """
+
+    report: Report
+    optimized: Model
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The optimized model, with all its weights. A model over 2 GB can only be saved."""
+        return self.optimized.to_proto()
+
+    def save(self, path: str | Path, *, external: bool | None = None) -> None:
+        """Write the model, whole or not at all.
+
+        Args:
+            path: the file.
+            external: keep weights of 1 KiB and more in `PATH.data` beside it; None: only over 2 GB.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
+        target = Path(path)
+        check_output(self.optimized, target)
+        self.optimized.save(target, external)
+        self.report.output = str(target)
+
+
+def optimize(
+    model: str | Path | bytes | onnx.ModelProto,
+    *,
+    output: str | Path | None = None,
+    packing: Packing = "auto",
+    passes: Sequence[str] | None = None,
+    skip_passes: Sequence[str] = (),
+    verify: bool = True,
+    inputs: Inputs | Sequence[str | Path] | None = None,
+    require_fusion: bool = False,
+    external: bool | None = None,
+    target: str = "cpu",
+    checks: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Result:
+    """Make a model that computes the same outputs faster.
+
+    Args:
+        model: a path, a serialized model, or a ModelProto, which is not changed.
+        output: where to write the result; None: nowhere, see `Result.save`.
+        packing: remove padding where it pays ("auto"), wherever it can be done ("on"), or never ("off").
+        passes: run only these passes; None for all.
+        skip_passes: leave these out.
+        verify: run both models on ragged inputs and compare, before anything is written.
+        inputs: further inputs to compare on: `.npz` files, or arrays by input name.
+        require_fusion: fail unless the model has attention and all of it was fused.
+        external: keep weights of 1 KiB and more in `OUTPUT.data`; None: only over 2 GB.
+        target: what the result will run on.
+        checks: check the graph after every pass (slow; for development).
+        progress: called with what is done next.
+
+    Raises:
+        InputError: the model, an option or the output is not usable.
+        VerificationError: the result differs from the original. Nothing was written.
+        FusionRequiredError: `require_fusion`, and a fusion did not happen. Nothing was written.
+    """
+    start = time.perf_counter()
+    options = Options(
+        packing=packing,
+        passes=None if passes is None else tuple(passes),
+        skip_passes=tuple(skip_passes),
+        verify=verify,
+        require_fusion=require_fusion,
+        target=target,
+        checks=checks,
+    )
+    steps = pipeline.select(options)
+    say = progress or (lambda _: None)
+    say("read")
+    loaded = read(model)
+    path = Path(output) if output is not None else None
+    if path is not None:
+        check_output(loaded, path)
+    specs = describe(loaded)
+    cases = _own_cases(inputs, specs)
+
+    report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
+    report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)
+    report.ops_after = pipeline.operator_counts(loaded)
+    if require_fusion:
+        _require_fusion(report)
+    _record(loaded, options, report)
+
+    if path is not None or verify:
+        with _destination(path) as folder:
+            name = path.name if path is not None else "model.onnx"
+            say("write")
+            loaded.write(folder, name, external)
+            if verify:
+                say("verify")
+                report.verify = _verify(loaded, folder / name, specs, report, cases)
+                require(report.verify, report.model)
+    report.output = str(path) if path is not None else None
+    report.seconds = time.perf_counter() - start
+    return Result(report, loaded)
+
+
+def default_output(path: Path) -> Path:
+    """`NAME.turbo.onnx` beside the input."""
+    return path.with_name(f"{path.stem if path.suffix == '.onnx' else path.name}.turbo.onnx")
+
+
+def check_output(model: Model, path: Path) -> None:
+    """Refuse to write over the model's own files, through links too, or where no file can be.
+
+    Raises:
+        OutputError: the path is one of the input's files, a folder, or in a folder that does not exist.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: it is a folder; name a file for the output.")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
+    inputs = model.origin.files() if model.origin is not None else []
+    for written in (path, path.with_name(f"{path.name}.data")):
+        for file in inputs:
+            if written.exists() and file.exists() and written.samefile(file):
+                raise OutputError(f"{path}: writing it would overwrite the input {file}; choose another output.")
+
+
+@contextmanager
+def _destination(path: Path | None) -> Iterator[Path]:
+    """A folder for the result's files: beside the output, or one that goes away."""
+    if path is not None:
+        with writing.staging(path) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as name:
+            yield Path(name)
+
+
+def _own_cases(inputs: Inputs | Sequence[str | Path] | None, specs: Sequence[InputSpec]) -> dict[str, Feed]:
+    if inputs is None:
+        return {}
+    if isinstance(inputs, Mapping):
+        return {"the given inputs": dict(inputs)}
+    paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    cases: dict[str, Feed] = {}
+    for path in paths:
+        cases |= load_cases(Path(path), specs)
+    return cases
+
+
+def _verify(
+    model: Model, written: Path, specs: Sequence[InputSpec], report: Report, cases: Mapping[str, Feed]
+) -> Verification:
+    assert model.origin is not None
+    source = model.path if model.path is not None else bytes(model.origin.file.content)
+    mask = report.facts.get("mask_input")
+    mask = str(mask) if report.packed and mask is not None else None
+    known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
+    return verify(source, written, known, mask=mask, own_cases=cases)
+
+
+def _require_fusion(report: Report) -> None:
+    found, fused = report.attention_found, report.attention_fused
+    if found and fused == found:
+        return
+    about = [r for r in report.rejected if "attention" in r.rule]
+    why = f"; node '{about[0].node}': {about[0].sentence}" if about else ""
+    what = f"{fused} of {found} attentions were fused" if found else "no attention was found in it"
+    raise FusionRequiredError(f"{report.model}: {what}{why}; nothing was written, see `turbo-onnx explain`.")
+
+
+def _record(model: Model, options: Options, report: Report) -> None:
+    """Write into the model's metadata what made it, and from what."""
+    assert model.origin is not None
+    facts = {key: report.facts[key] for key in RECORDED_FACTS if key in report.facts}
+    artifact = Artifact(__version__, model.origin.digest(), options.recorded(), facts=facts)
+    model.set_metadata(artifact.properties())

@@ -1,0 +1,51 @@
+"""What a caller can ask of the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from turbo_onnx.errors import InputError
+
+Packing = Literal["auto", "on", "off"]
+PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
+TARGETS = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one run.
+
+    Attributes:
+        packing: remove padding where it pays (auto), wherever it can be done (on), or never (off).
+        passes: run only these passes, and what lowers their results; None for all.
+        skip_passes: leave these out.
+        verify: compare the result with the original before it is written.
+        require_fusion: fail if an attention was found and not fused, or if none was.
+        target: what the model will run on.
+        checks: check the graph after every pass (slow; for development).
+    """
+
+    packing: Packing = "auto"
+    passes: tuple[str, ...] | None = None
+    skip_passes: tuple[str, ...] = ()
+    verify: bool = True
+    require_fusion: bool = False
+    target: str = "cpu"
+    checks: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value that there is not."""
+        if self.packing not in PACKINGS:
+            raise InputError(f"packing is '{self.packing}'; choose one of {', '.join(PACKINGS)}.")
+        if self.target not in TARGETS:
+            raise InputError(f"target is '{self.target}'; choose one of {', '.join(TARGETS)}.")
+
+    def recorded(self) -> dict[str, object]:
+        """The options that change the result, for the artifact's metadata."""
+        return {
+            "packing": self.packing,
+            "passes": None if self.passes is None else sorted(self.passes),
+            "skip_passes": sorted(self.skip_passes),
+            "target": self.target,
+        }

@@ -1,0 +1,147 @@
+"""The stages, as ordered lists of passes, and how they are run.
+
+To add a pass, import it and put it into its stage; nothing registers itself. Passes run in the order of the lists, and
+shapes are inferred anew before each, so that no pass sees what another left stale.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from turbo_onnx import invariants, shapes
+from turbo_onnx.errors import InputError, PassError, TurboOnnxError
+from turbo_onnx.graph import Editor, subgraphs
+from turbo_onnx.model import Model
+from turbo_onnx.options import Options
+from turbo_onnx.passes.base import Pass, PassReport
+from turbo_onnx.passes.raised import RAISED_DOMAIN
+
+CLEAN: tuple[Pass, ...] = ()
+RAISE: tuple[Pass, ...] = ()
+PACK: tuple[Pass, ...] = ()
+FUSE: tuple[Pass, ...] = ()
+LOWER: tuple[Pass, ...] = ()
+
+STAGES: Mapping[str, tuple[Pass, ...]] = {"clean": CLEAN, "raise": RAISE, "pack": PACK, "fuse": FUSE, "lower": LOWER}
+
+
+def passes() -> list[Pass]:
+    """All passes in the order in which they run."""
+    return [step for stage in STAGES.values() for step in stage]
+
+
+def select(options: Options) -> list[Pass]:
+    """The passes that the options ask for; those that lower raised operators always run.
+
+    Raises:
+        InputError: an option names a pass that there is not.
+    """
+    names = [step.name for step in passes()]
+    for name in (*(options.passes or ()), *options.skip_passes):
+        if name not in names:
+            raise InputError(f"there is no pass '{name}'; the passes are {', '.join(names)}.")
+    skipped = set(options.skip_passes)
+    if options.packing == "off":
+        skipped |= {step.name for step in PACK}
+    chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
+    chosen = [step for step in chosen if step.name not in skipped]
+    return [step for step in passes() if step in LOWER or step in chosen]
+
+
+def run(
+    model: Model,
+    steps: Iterable[Pass],
+    *,
+    checks: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[PassReport]:
+    """Run the passes over the model, in order.
+
+    Args:
+        model: edited in place.
+        steps: the passes.
+        checks: after each pass, check that the graph is whole and that running the pass again changes nothing.
+        progress: called with the name of each pass before it runs.
+
+    Returns:
+        one report for each pass.
+
+    Raises:
+        PassError: a pass failed, or left a broken graph. Names the pass.
+    """
+    reports = []
+    _prepare(model)
+    for step in steps:
+        if progress is not None:
+            progress(step.name)
+        start = time.perf_counter()
+        report = _run_one(model, step)
+        report.seconds = time.perf_counter() - start
+        reports.append(report)
+        if checks:
+            _check(model, step)
+    _finish(model)
+    return reports
+
+
+def _prepare(model: Model) -> None:
+    editor = Editor(model.graph)
+    editor.remove_unused()
+    editor.sort()
+
+
+def _run_one(model: Model, step: Pass) -> PassReport:
+    try:
+        shapes.infer(model)
+        return step.run(model)
+    except TurboOnnxError:
+        raise
+    except Exception as error:
+        raise PassError(
+            f"{model.name}: the pass {step.name} failed ({type(error).__name__}: {error}); this is a bug in turbo-onnx,"
+            f" please report it; `--skip-pass {step.name}` works around it."
+        ) from error
+
+
+def _check(model: Model, step: Pass) -> None:
+    try:
+        invariants.check(model)
+        before = invariants.fingerprint(model)
+        again = _run_one(model, step)
+        if again.applied or invariants.fingerprint(model) != before:
+            raise invariants.Broken(f"a second run changed the graph again ({again.applied} times)")
+    except invariants.Broken as broken:
+        raise PassError(f"{model.name}: the pass {step.name} broke the graph: {broken}.") from broken
+
+
+def _finish(model: Model) -> None:
+    """Learn the final shapes, and make sure that no operator is left that only exists between stages."""
+    try:
+        shapes.infer(model)
+    except Exception as error:
+        raise PassError(f"{model.name}: the shapes of the result cannot be inferred: {error}") from error
+    left = sorted({f"{node.op} ({node.name})" for node in model.graph.nodes if node.domain == RAISED_DOMAIN})
+    if left:
+        raise PassError(f"{model.name}: raised operators were left in the graph: {', '.join(left)}.")
+
+
+def operator_counts(model: Model) -> dict[str, int]:
+    """How many nodes of each operator the model has, subgraphs included; most frequent first.
+
+    Operators outside of the standard domain are named with their domain: `com.microsoft.FusedMatMul`.
+    """
+    counts: dict[str, int] = {}
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        for node in graph.nodes:
+            label = node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}"
+            counts[label] = counts.get(label, 0) + 1
+            stack.extend(subgraphs(node))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def names(steps: Sequence[Pass]) -> list[str]:
+    """The names of the passes."""
+    return [step.name for step in steps]

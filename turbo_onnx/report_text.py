@@ -1,0 +1,121 @@
+"""The report for people: tables in a terminal, Markdown, and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from turbo_onnx.report import Report, compared_counts, grouped
+
+_SHOWN_NODES = 3
+_NUMBERS = ("before", "after", "change", "rewrites", "seconds")
+
+
+def headline(report: Report) -> list[str]:
+    """What came of it, one sentence each."""
+    lines = [f"{report.model}: {report.nodes_before} nodes before, {report.nodes_after} after."]
+    found, fused = report.attention_found, report.attention_fused
+    lines.append(f"Attention: {fused} of {found} fused." if found else "Attention: none was found.")
+    share = f" ({report.packed_node_share:.0%} of the nodes run without padding)"
+    lines.append(
+        {True: f"Padding: removed{share}.", "partial": f"Padding: removed in part{share}."}.get(
+            report.packed, "Padding: not removed."
+        )
+    )
+    check = report.verify
+    if check.ok is None:
+        lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")
+    else:
+        lines.append(
+            f"Verified: {'equal' if check.ok else 'DIFFERENT'} in {check.cases} cases; largest difference"
+            f" {check.max_abs:.2g}, {check.max_rel:.2g} of the largest value."
+        )
+        lines += [f"Not compared: {sentence}." for sentence in check.skipped]
+    lines += report.notes
+    if report.output is not None:
+        lines.append(f"Written: {report.output}")
+    return lines
+
+
+def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """(title, columns, rows) of every table that has rows."""
+    operators = [
+        [name, str(before or ""), str(after or ""), f"{after - before:+d}" if after != before else ""]
+        for name, before, after in compared_counts(report.ops_before, report.ops_after)
+    ]
+    done = [[step.name, str(step.applied), f"{step.seconds:.2f}"] for step in report.passes]
+    refused = []
+    for rule, sentence, nodes in grouped(report.rejected):
+        more = f" and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
+        refused.append([rule, ", ".join(nodes[:_SHOWN_NODES]) + more, sentence])
+    every = [
+        ("Operators", ("operator", "before", "after", "change"), operators),
+        ("Done", ("pass", "rewrites", "seconds"), done),
+        ("Not done", ("pass", "node", "why"), refused),
+    ]
+    return [entry for entry in every if entry[2]]
+
+
+def render(report: Report) -> RenderableType:
+    """The report for a terminal."""
+    parts: list[RenderableType] = []
+    for title, columns, rows in tables(report):
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column in _NUMBERS else "left")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        parts.append(table)
+    return Group(*parts, *(Text(line) for line in headline(report)))
+
+
+def to_text(report: Report) -> str:
+    """The report as plain text."""
+    console = Console(width=120, color_system=None, force_terminal=False, record=True, file=io.StringIO())
+    console.print(render(report))
+    return console.export_text()
+
+
+def to_markdown(report: Report) -> str:
+    """The report as Markdown."""
+    lines = [f"# {report.model}", "", *(f"- {line}" for line in headline(report)), ""]
+    for title, columns, rows in tables(report):
+        lines += [f"## {title}", "", _row(columns), _row(["---"] * len(columns)), *(_row(row) for row in rows), ""]
+    return "\n".join(lines)
+
+
+def to_html(report: Report) -> str:
+    """The report as one page without scripts or outside files."""
+    body = "".join(f"<li>{html.escape(line)}</li>" for line in headline(report))
+    sections = []
+    for title, columns, rows in tables(report):
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+        lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        sections.append(f"<h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(report.model)}</title><style>{_STYLE}</style></head>"
+        f"<body><h1>{html.escape(report.model)}</h1><ul>{body}</ul>{''.join(sections)}</body></html>\n"
+    )
+
+
+def for_file(report: Report, path: Path) -> str:
+    """The report in the form that the file's name asks for: .json, .html, .md, else plain text."""
+    forms = {".json": Report.to_json, ".html": to_html, ".htm": to_html, ".md": to_markdown}
+    return forms.get(path.suffix.lower(), to_text)(report)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:72em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #8884}"
+)

@@ -1,0 +1,125 @@
+"""ONNX Runtime sessions for checking models: one place that imports the runtime, and turns its errors into sentences."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from turbo_onnx.errors import InputError, ModelFormatError, UnsupportedModelError
+
+Session = Any  # onnxruntime has no type information
+INSTALL = 'install one with `pip install "turbo-onnx[cpu]"` or, for NVIDIA GPUs, `pip install "turbo-onnx[gpu]"`'
+
+
+def runtime() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError:
+        raise InputError(f"ONNX Runtime is not installed; {INSTALL}.") from None
+
+
+def open_session(
+    model: Path | bytes, *, optimized: bool = True, library: bool = False, threads: int | None = None
+) -> Session:
+    """A quiet session on the CPU.
+
+    Args:
+        model: a file, or a serialized model.
+        optimized: with the runtime's own optimizations, or with none of them.
+        library: with our kernels.
+        threads: how many to compute with; None for the runtime's choice.
+    """
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if library:
+        from turbo_onnx.runtime import register
+
+        register(options)
+    content = str(model) if isinstance(model, Path) else model
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def library_available() -> bool:
+    """Whether our kernels can be registered here."""
+    try:
+        from turbo_onnx.runtime import register
+
+        register(runtime().SessionOptions())
+    except Exception:
+        return False
+    return True
+
+
+def check_accepted(proto: onnx.ModelProto, source: Path | bytes, name: str) -> None:
+    """Refuse a model that the installed runtime refuses.
+
+    Args:
+        proto: the model without its large weights, as `weightless` makes it.
+        source: the whole model, which has the last word.
+        name: what to call it in errors.
+
+    Raises:
+        UnsupportedModelError, ModelFormatError: what the runtime says, and what to do.
+    """
+    try:
+        open_session(proto.SerializeToString(), optimized=False)
+        return
+    except InputError:
+        raise
+    except Exception as error:
+        refusal = error
+    _check_versions(proto, name)
+    try:
+        open_session(source, optimized=False)
+    except Exception as error:
+        refusal = error
+    else:
+        return
+    raise ModelFormatError(
+        f"{name}: ONNX Runtime {runtime().__version__} refuses it: {explain(refusal)}; export the model again."
+    )
+
+
+def _check_versions(proto: onnx.ModelProto, name: str) -> None:
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    ours = helper.make_model(_nothing(), opset_imports=[helper.make_opsetid("", 11)], ir_version=proto.ir_version)
+    for model, what in ((ours, f"IR version is {proto.ir_version}"), (None, f"opset is {opset}")):
+        if model is None:
+            model = helper.make_model(_nothing(), opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+        try:
+            open_session(model.SerializeToString(), optimized=False)
+        except Exception:
+            raise UnsupportedModelError(
+                f"{name}: its {what}, which is newer than the installed ONNX Runtime {runtime().__version__} takes;"
+                " upgrade onnxruntime, or export the model with an older one."
+            ) from None
+
+
+def _nothing() -> onnx.GraphProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    return helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", [x], [y])
+
+
+def explain(error: Exception) -> str:
+    """The runtime's message in one line, without codes and source positions."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from \S+ failed: ?", "", text)
+    text = re.sub(r"/\S+\.(cc|h|cpp):\d+ .*?\) (?=[A-Z])", "", text)
+    text = re.sub(r"^(Exception during initialization|This is an invalid model\.|Fatal error):? *", "", text)
+    return text.strip().rstrip(".")

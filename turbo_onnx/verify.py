@@ -1,0 +1,290 @@
+"""Prove on inputs that two models compute the same: the gate before anything is written.
+
+The reference is the original in ONNX Runtime with all of its optimizations off. The candidate runs as it will in
+production, with the runtime's optimizations: with our library, and by its function bodies without it. One session is
+open at a time, so that memory holds one model.
+
+Where padding was removed only rows of real tokens are compared: rows of padding hold numbers that no caller can use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.sessions import Session, explain, library_available, open_session
+from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, layouts, make
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|after - before| <= atol · (largest |before| of the output) + rtol · |before|, element by element."""
+
+    rtol: float
+    atol: float
+
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    # A few roundings of each type's unit (float32: 6e-8, float16: 5e-4, bfloat16: 4e-3), carried through some tens of
+    # layers. float64 keeps float32's headroom of about a hundred units. Anything else must be equal.
+    "float64": Tolerance(1e-12, 1e-12),
+    "float32": Tolerance(1e-5, 1e-5),
+    "float16": Tolerance(4e-3, 4e-3),
+    "bfloat16": Tolerance(3e-2, 3e-2),
+}
+BODIES_FACTOR = 10.0
+"""What the function bodies are allowed more: they are the fallback, and add in another order than the kernels."""
+
+
+@dataclass
+class Verification:
+    """What came out.
+
+    Attributes:
+        ok: whether all compared outputs agree; None if nothing could be compared.
+        max_abs: the largest difference.
+        max_rel: the largest difference in proportion to the largest magnitude of its output.
+        cases: how many cases were compared.
+        skipped: why others were not, one sentence each.
+        failures: where the outputs differ, one sentence each.
+    """
+
+    ok: bool | None = None
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    cases: int = 0
+    skipped: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Case:
+    """Inputs, and what the original computes from them."""
+
+    name: str
+    feed: Feed
+    expected: dict[str, Array] = field(default_factory=dict)
+
+
+def verify(
+    before: Path | bytes,
+    after: Path | bytes,
+    specs: Sequence[InputSpec],
+    *,
+    mask: str | None = None,
+    own_cases: Mapping[str, Feed] | None = None,
+    tolerance: Tolerance | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Run both models on ragged inputs and compare their outputs.
+
+    Args:
+        before, after: the models.
+        specs: what the original's inputs are.
+        mask: the input that says which tokens are real, if padding was removed; None: everything is compared.
+        own_cases: inputs of the caller's, by the name of the case.
+        tolerance: for every floating-point type, instead of `TOLERANCES`.
+        seed: for the inputs that are made.
+    """
+    result = Verification()
+    cases = _reference(before, specs, own_cases or {}, seed, result)
+    if not cases:
+        return result
+    variants = [("", False)] if not library_available() else [("", True), ("without the library: ", False)]
+    for label, library in variants:
+        factor = BODIES_FACTOR if not library and len(variants) > 1 else 1.0
+        try:
+            session = open_session(after, library=library)
+        except Exception as error:
+            result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
+            continue
+        for case in cases:
+            _compare_case(session, case, mask, tolerance, factor, label, result)
+        del session
+    result.cases = len(cases)
+    result.ok = not result.failures
+    return result
+
+
+def require(result: Verification, name: str) -> None:
+    """Raises VerificationError, with the first difference, if the models differ."""
+    if result.ok is False:
+        more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
+        raise VerificationError(
+            f"{name}: the optimized model differs from the original: {result.failures[0]}{more}; nothing was written."
+        )
+
+
+def load_cases(path: Path, specs: Sequence[InputSpec]) -> dict[str, Feed]:
+    """The caller's inputs from an `.npz` file: arrays named as the inputs are, with or without `in_` before it.
+
+    Raises:
+        InputError: the file cannot be read, or lacks an input.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise InputError(f"{path}: it cannot be read as an .npz file of arrays: {error}.") from None
+    feed: Feed = {}
+    for spec in specs:
+        value = found.get(spec.name, found.get(f"in_{spec.name}"))
+        if value is None:
+            raise InputError(f"{path}: it has no array for the input '{spec.name}'; it has {', '.join(found) or 'none'}.")
+        if isinstance(spec.dtype, np.dtype) and value.dtype != spec.dtype:
+            if not np.can_cast(value.dtype, spec.dtype, "same_kind"):
+                raise InputError(f"{path}: the array for '{spec.name}' is {value.dtype}, and must be {spec.dtype}.")
+            value = value.astype(spec.dtype)
+        feed[spec.name] = value
+    return {path.name: feed}
+
+
+def _reference(
+    before: Path | bytes, specs: Sequence[InputSpec], own_cases: Mapping[str, Feed], seed: int, result: Verification
+) -> list[Case]:
+    """The cases that the original can run, with what it computes."""
+    session = open_session(before, optimized=False)
+    cases = []
+    for name, feed in own_cases.items():
+        case = Case(name, feed)
+        try:
+            case.expected = _run(session, feed)
+        except Exception as error:
+            raise InputError(f"{name}: the original model cannot run on these inputs: {explain(error)}.") from None
+        cases.append(case)
+    unknown = [spec.name for spec in specs if spec.kind == "unknown"]
+    if unknown:
+        result.skipped.append(f"no inputs can be made for '{unknown[0]}'; give some with --inputs")
+        return cases
+    return cases + _made_cases(session, specs, seed, result)
+
+
+def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, result: Verification) -> list[Case]:
+    found = None
+    refusal = ""
+    for layout, multiple in layouts(specs):
+        for recipe in (RECIPES[0], *(r for r in RECIPES if r.batch == 1 and r.length > 1)):
+            try:
+                _run(session, make(specs, recipe, layout, multiple, seed))
+            except Exception as error:
+                refusal = refusal or explain(error)
+            else:
+                found = layout, multiple
+                break
+        if found is not None:
+            break
+    if found is None:
+        result.skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
+        return []
+    cases = []
+    for recipe in RECIPES:
+        case = Case(recipe.name, make(specs, recipe, *found, seed))
+        try:
+            case.expected = _run(session, case.feed)
+        except Exception as error:
+            result.skipped.append(f"{recipe.name}: the original model does not run on it: {explain(error)}")
+        else:
+            cases.append(case)
+    return cases
+
+
+def _run(session: Session, feed: Feed) -> dict[str, Array]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def _compare_case(
+    session: Session,
+    case: Case,
+    mask: str | None,
+    tolerance: Tolerance | None,
+    factor: float,
+    label: str,
+    result: Verification,
+) -> None:
+    try:
+        actual = _run(session, case.feed)
+    except Exception as error:
+        result.failures.append(f"{label}{case.name}: the optimized model fails: {explain(error)}")
+        return
+    real = np.asarray(case.feed[mask]) != 0 if mask is not None else None
+    for name, expected in case.expected.items():
+        if name not in actual:
+            result.failures.append(f"{label}output '{name}' is missing")
+            continue
+        _compare(expected, actual[name], real, tolerance, factor, f"{label}{case.name}: output '{name}'", result)
+
+
+def _compare(
+    before: Any, after: Any, real: Array | None, tolerance: Tolerance | None, factor: float, what: str, result: Verification
+) -> None:
+    if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
+        if repr(before) != repr(after):
+            result.failures.append(f"{what} differs")
+        return
+    if before.shape != after.shape or before.dtype != after.dtype:
+        result.failures.append(
+            f"{what} was {before.dtype} {list(before.shape)} and is {after.dtype} {list(after.shape)}"
+        )
+        return
+    selected = real_rows(before.shape, real)
+    left, right = before[selected], after[selected]
+    limits = TOLERANCES.get(before.dtype.name)
+    if limits is None:
+        if not np.array_equal(left, right):
+            result.failures.append(f"{what} differs in {int(np.sum(left != right))} of {left.size} elements")
+        return
+    limits = tolerance or limits
+    difference, magnitude, bound = difference_of(left, right, limits, factor)
+    if not difference.size:
+        return
+    worst = float(np.max(difference))
+    scale = float(np.max(magnitude)) or 1.0
+    if np.isfinite(worst):
+        result.max_abs = max(result.max_abs, worst)
+        result.max_rel = max(result.max_rel, worst / scale)
+    beyond = ~(difference <= bound)
+    if beyond.any():
+        result.failures.append(
+            f"{what} differs by {worst:.3g} where values are up to {scale:.3g}, in {int(beyond.sum())} of"
+            f" {difference.size} elements"
+        )
+
+
+def difference_of(before: Array, after: Array, limits: Tolerance, factor: float = 1.0) -> tuple[Array, Array, Array]:
+    """|after - before|, |before|, and how large the first may be, element by element in float64.
+
+    Equal infinities, and NaN in both, differ by 0; NaN or an infinity in only one of them by infinity.
+    """
+    left, right = before.astype(np.float64), after.astype(np.float64)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(right - left))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    magnitude = np.where(np.isfinite(left), np.abs(left), 0.0)
+    largest = float(np.max(magnitude)) if magnitude.size else 0.0
+    return difference, magnitude, factor * (limits.atol * largest + limits.rtol * magnitude)
+
+
+def real_rows(shape: tuple[int, ...], real: Array | None) -> Any:
+    """An index that selects what depends on real tokens only.
+
+    Args:
+        shape: of an output. Its first axis is the batch if it is as long as the mask's; each other axis that is as long
+            as the mask's second is taken for the tokens.
+        real: the mask [B, S], or None for everything.
+    """
+    if real is None or real.ndim != 2 or not shape or shape[0] != real.shape[0]:
+        return ...
+    keep = np.broadcast_to(real.any(axis=1).reshape((-1,) + (1,) * (len(shape) - 1)), shape).copy()
+    for axis, size in enumerate(shape):
+        if axis > 0 and size == real.shape[1]:
+            keep &= real.reshape([real.shape[0] if a == 0 else size if a == axis else 1 for a in range(len(shape))])
+    return keep

@@ -1,0 +1,231 @@
+"""Make inputs for a model out of nothing but the model: what each input is, is found by following it through the graph.
+
+| an input is | when |
+|---|---|
+| ids | its integers index a table (Gather, OneHot); they are drawn from the table's rows |
+| a mask | it is the mask that packing found; else integers or booleans of rank 2 and more that index nothing |
+| numbers | it is floating point: drawn from a normal distribution |
+
+Which dynamic dimensions are the batch, the length, a past length or their sum is found by trying the original model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.graph import Tensor, constant_value, consumers, input_or_none, is_op, producer
+from turbo_onnx.model import Model
+
+Kind = Literal["ids", "mask", "numbers", "integers", "flags", "unknown"]
+Feed = dict[str, np.ndarray[Any, Any]]
+
+_SAME_ELEMENTS = (
+    "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Concat", "Tile"
+)  # fmt: skip
+_PAST = 3  # length of what decoders call the past
+_MULTIPLES = (1, 8, 16, 64, 512)  # what lengths are rounded up to where others are refused (chunks, convolutions)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes:
+        name, dtype, shape: as declared; a dimension is a number or a name.
+        kind: what it is used for.
+        low, high: for ids, the range that they may lie in, `high` excluded.
+    """
+
+    name: str
+    dtype: Any
+    shape: tuple[int | str, ...]
+    kind: Kind
+    low: int = 0
+    high: int = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A case: so many sequences, of such lengths."""
+
+    name: str
+    batch: int
+    length: int
+    pattern: Literal["mixed", "full", "left", "holes", "empty row", "empty"]
+
+
+RECIPES = (
+    Recipe("mixed lengths", 4, 11, "mixed"),
+    Recipe("holes in the mask", 3, 9, "holes"),
+    Recipe("left padding", 3, 7, "left"),
+    Recipe("one token", 1, 1, "full"),
+    Recipe("one sequence", 1, 13, "full"),
+    Recipe("equal lengths", 3, 6, "full"),
+    Recipe("a sequence of padding only", 3, 5, "empty row"),
+    Recipe("padding only", 2, 4, "empty"),
+    Recipe("longer", 2, 47, "mixed"),
+)
+
+Layout = dict[str, str]  # a dynamic dimension's name -> "batch", "length", "past" or "length + past"
+
+
+def describe(model: Model, mask: str | None = None) -> list[InputSpec]:
+    """What each of the model's inputs is.
+
+    Args:
+        model: the original, as read.
+        mask: the input that is known to be the padding mask, if one is.
+    """
+    specs = [_describe(tensor, mask) for tensor in model.graph.inputs]
+    ids = [spec.shape for spec in specs if spec.kind == "ids"]
+    return [
+        InputSpec(s.name, s.dtype, s.shape, "mask") if s.kind == "numbers" and len(s.shape) == 2 and s.shape in ids else s
+        for s in specs
+    ]
+
+
+def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
+    declared = tensor.shape if tensor.shape is not None else ()
+    shape = tuple(
+        dim if isinstance(dim, int) and dim >= 0 else str(dim or f"{tensor.name} axis {axis}")
+        for axis, dim in enumerate(declared)
+    )
+    dtype = tensor.dtype
+    if tensor.type != "tensor_type" or not isinstance(dtype, np.dtype) or tensor.shape is None:
+        return InputSpec(tensor.name, dtype, shape, "unknown")
+    if tensor.name == mask:
+        return InputSpec(tensor.name, dtype, shape, "mask")
+    if dtype.kind in "iu":
+        limits = _index_range(tensor)
+        if limits is not None:
+            return InputSpec(tensor.name, dtype, shape, "ids", *limits)
+        return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "integers")
+    if dtype.kind == "b":
+        return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "flags")
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        return InputSpec(tensor.name, dtype, shape, "numbers")
+    return InputSpec(tensor.name, dtype, shape, "unknown")
+
+
+def _index_range(tensor: gs.Variable) -> tuple[int, int] | None:
+    """The values with which the tensor indexes every table that it indexes; None if it indexes none."""
+    low, high = 0, None
+    seen: set[tuple[int, int]] = set()
+    stack: list[tuple[Tensor, int]] = [(tensor, 0)]
+    while stack:
+        current, offset = stack.pop()
+        if (id(current), offset) in seen:
+            continue
+        seen.add((id(current), offset))
+        for node in consumers(current):
+            rows = _rows_indexed(node, current)
+            if rows is not None:
+                high = min(rows - offset, high) if high is not None else rows - offset
+                low = max(low, -offset)
+            elif is_op(node, *_SAME_ELEMENTS) and (node.inputs[0] is current or node.op == "Concat"):
+                stack.append((node.outputs[0], offset))
+            elif is_op(node, "Add", "Sub") and node.inputs[0] is current:
+                shift = constant_value(node.inputs[1])
+                if shift is not None and shift.size == 1:
+                    stack.append((node.outputs[0], offset + int(shift.item()) * (1 if node.op == "Add" else -1)))
+    return None if high is None or high <= low else (low, high)
+
+
+def _rows_indexed(node: gs.Node, index: Tensor) -> int | None:
+    """How many rows the table has that the node looks up with the tensor."""
+    if is_op(node, "OneHot") and node.inputs[0] is index:
+        depth = constant_value(node.inputs[1])
+        return int(depth.item()) if depth is not None else None
+    if not is_op(node, "Gather") or input_or_none(node, 1) is not index:
+        return None
+    table, axis = node.inputs[0], int(node.attrs.get("axis", 0))
+    while not isinstance(table, gs.Constant):
+        source = producer(table)
+        if source is None or not is_op(source, "Cast", "Identity", "DequantizeLinear", "Transpose"):
+            return None
+        if source.op == "Transpose":
+            rank = len(source.attrs["perm"]) if "perm" in source.attrs else 2
+            axis = int(source.attrs.get("perm", [1, 0])[axis % rank])
+        table = source.inputs[0]
+    return int(table.shape[axis]) if len(table.shape) else None
+
+
+def layouts(specs: Sequence[InputSpec]) -> Iterator[tuple[Layout, int]]:
+    """What the dynamic dimensions may be, likeliest first, each with what lengths are to be a multiple of."""
+    batch = {spec.shape[0]: "batch" for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
+    names: dict[str, list[str]] = {"ids": [], "mask": [], "other": []}
+    for group, kinds in (("ids", ("ids",)), ("mask", ("mask",)), ("other", ("numbers", "integers", "flags"))):
+        taken = [*batch, *names["ids"], *names["mask"], *names["other"]]
+        for spec in specs:
+            if spec.kind in kinds:
+                names[group] += [d for d in spec.shape if isinstance(d, str) and d not in taken + names[group]]
+    choices = ("length", "length + past", "past")
+    mask_choices = choices if names["mask"] else choices[:1]
+    other_choices = choices if names["other"] else choices[:1]
+    likely = (("length", "length"), ("length + past", "past"))
+    pairs = sorted(product(mask_choices, other_choices), key=lambda pair: likely.index(pair) if pair in likely else 2)
+    for multiple in _MULTIPLES:
+        for mask, other in pairs:
+            layout: Layout = {str(name): role for name, role in batch.items()}
+            layout |= dict.fromkeys(names["ids"], "length") | dict.fromkeys(names["mask"], mask)
+            yield layout | dict.fromkeys(names["other"], other), multiple
+
+
+def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: int, seed: int) -> Feed:
+    """The inputs of one case.
+
+    Args:
+        specs: the model's inputs; none may be of kind "unknown".
+        recipe: what the case is.
+        layout, multiple: as `layouts` gives them.
+        seed: equal seeds give equal inputs.
+    """
+    random = np.random.default_rng([seed, *recipe.name.encode()])
+    length = -(-recipe.length // multiple) * multiple
+    sizes = {"batch": recipe.batch, "length": length, "past": _PAST, "length + past": length + _PAST}
+    feed = {}
+    for spec in specs:
+        shape = tuple(dim if isinstance(dim, int) else sizes[layout[dim]] for dim in spec.shape)
+        feed[spec.name] = _values(spec, shape, recipe, random, length)
+    return feed
+
+
+def _values(
+    spec: InputSpec, shape: tuple[int, ...], recipe: Recipe, random: np.random.Generator, length: int
+) -> np.ndarray[Any, Any]:
+    if spec.kind == "ids":
+        return random.integers(spec.low, spec.high, shape).astype(spec.dtype)
+    if spec.kind == "mask":
+        rows = token_mask(shape[0] if len(shape) > 1 else 1, shape[-1] if shape else 1, recipe.pattern, random)
+        rows = rows.reshape((rows.shape[0],) + (1,) * (len(shape) - 2) + rows.shape[1:]) if len(shape) > 1 else rows[0]
+        return np.broadcast_to(rows, shape).astype(spec.dtype)
+    if spec.kind == "integers":
+        return random.integers(1, max(2, length + 1), shape).astype(spec.dtype)
+    if spec.kind == "flags":
+        return random.integers(0, 2, shape).astype(bool)
+    return random.standard_normal(shape).astype(spec.dtype)
+
+
+def token_mask(batch: int, length: int, pattern: str, random: np.random.Generator) -> np.ndarray[Any, Any]:
+    """A boolean mask [batch, length] of one of the patterns of `Recipe`."""
+    if pattern == "full":
+        return np.ones((batch, length), bool)
+    if pattern == "empty":
+        return np.zeros((batch, length), bool)
+    if pattern == "holes":
+        mask = random.random((batch, length)) < 0.6
+        mask[:, length // 2] = True
+        return mask
+    lengths = random.integers(1, length + 1, batch)
+    lengths[0] = length
+    lengths[-1] = 1 if batch > 1 else length
+    if pattern == "empty row":
+        lengths[batch // 2] = 0
+    mask = np.arange(length) < lengths[:, None]
+    return mask[:, ::-1] if pattern == "left" else mask
