@@ -199,13 +199,9 @@ def _gathered(view: View, node: gs.Node, opset: int) -> View | None:
 def _split(view: View, node: gs.Node, output: Tensor, opset: int) -> View | None:
     axis = int(read(node, "axis", opset) or 0) % len(view.axes)
     number = next(index for index, tensor in enumerate(node.outputs) if tensor is output)
-    start = 0
-    for tensor in node.outputs[: number + 1]:
-        size = None if tensor.shape is None else tensor.shape[axis]
-        if not isinstance(size, int):
-            return None
-        start += size
-    return _part(view, axis, start - size, size)
+    sizes = [None if tensor.shape is None else tensor.shape[axis] for tensor in node.outputs[: number + 1]]
+    known = [size for size in sizes if isinstance(size, int)]
+    return _part(view, axis, sum(known[:-1]), known[-1]) if len(known) == len(sizes) else None
 
 
 def _sliced(view: View, node: gs.Node) -> View | None:

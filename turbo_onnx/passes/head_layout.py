@@ -1,0 +1,139 @@
+"""Where the heads of an attention come from, and where they go: tensors [B, S, H*D] above and below [B, H, S, D]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.graph import Editor, Tensor
+from turbo_onnx.passes.reshaping import reshaped, transposed
+from turbo_onnx.passes.views import Ancestor, View, applied, axis_of, positions, viewed_input, whole
+
+_LONGEST_MERGE = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor that holds the heads of an operand [B, H, S, D] side by side on its last axis.
+
+    Attributes:
+        tensor: [B, S, N], or [S, B, N].
+        columns: [H*D], which of the N columns the operand's are, head by head.
+        sequence_first: [S, B, N].
+        factor: what the operand is the tensor's multiple by.
+        nodes: between the tensor and the operand, the tensor's reader first.
+    """
+
+    tensor: Tensor
+    columns: np.ndarray
+    sequence_first: bool
+    factor: float
+    nodes: tuple[gs.Node, ...]
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the operand's columns are all of the tensor's, in order."""
+        width = self.tensor.shape[2]
+        return bool(self.columns.size == width and (self.columns == np.arange(width)).all())
+
+
+def sources(found: Sequence[Ancestor]) -> list[Source]:
+    """Those of an operand's ancestors that hold its heads side by side, the nearest first."""
+    result = []
+    for ancestor in found:
+        shape = ancestor.tensor.shape
+        if len(shape) != 3 or any(axis != 2 for axis, _ in ancestor.view.offsets):
+            continue
+        batch, head, sequence, feature = ancestor.view.axes
+        straight = (batch, sequence) == (axis_of(0, shape[0]), axis_of(1, shape[1]))
+        swapped = (sequence, batch) == (axis_of(0, shape[0]), axis_of(1, shape[1]))
+        rows, columns = positions(head), positions(feature)
+        offset = ancestor.view.offset(2)
+        if not (straight or swapped) or rows is None or columns is None or not isinstance(offset, int):
+            continue
+        if any(piece.axis != 2 for piece in (*head, *feature)):
+            continue
+        picked = (offset + rows[:, None] + columns).reshape(-1)
+        result.append(Source(ancestor.tensor, picked, not straight, ancestor.view.factor, ancestor.nodes))
+    return result
+
+
+def heads_beside_features(found: Sequence[Ancestor]) -> Ancestor | None:
+    """The operand's ancestor [B, S, H, D], if it has one."""
+    for ancestor in found:
+        shape = ancestor.tensor.shape
+        if len(shape) != 4 or ancestor.view.offsets:
+            continue
+        if ancestor.view.axes == tuple(axis_of(axis, shape[axis]) for axis in (0, 2, 1, 3)):
+            return ancestor
+    return None
+
+
+def side_by_side(edit: Editor, operand: Tensor, found: Sequence[Ancestor]) -> tuple[Tensor, float]:
+    """An operand [B, H, S, D] with known H and D as [B, S, H*D], and the number by which to multiply that."""
+    batch, heads, rows, size = operand.shape
+    ancestor = heads_beside_features(found)
+    split = transposed(edit, operand, (0, 2, 1, 3)) if ancestor is None else ancestor.tensor
+    merged = reshaped(edit, split, [0, 0, heads * size], [batch, rows, heads * size])
+    return merged, 1.0 if ancestor is None else ancestor.view.factor
+
+
+def is_split_or_merged(edit: Editor, output: Tensor, found: Sequence[Sequence[Ancestor]], opset: int) -> bool:
+    """Whether any operand of an attention is split into heads above it, or its output's heads are merged below it."""
+    if any(sources(chain) or heads_beside_features(chain) for chain in found):
+        return True
+    return _merge(edit, output, opset) is not None
+
+
+def replace_merged(edit: Editor, output: Tensor, result: Tensor, opset: int) -> None:
+    """Put `result` [B, S, H*D] in the place of an attention's `output` [B, H, S, D] and of the merge of its heads."""
+    merge = _merge(edit, output, opset)
+    if merge is None:
+        batch, heads, rows, size = output.shape
+        split = reshaped(edit, result, [0, 0, heads, size], [batch, rows, heads, size])
+        edit.replace(output, transposed(edit, split, (0, 2, 1, 3)))
+        return
+    merged, sequence_first = merge
+    if sequence_first:
+        result = transposed(edit, result, (1, 0, 2))
+    if len(merged.shape) == 2:
+        result = reshaped(edit, result, [-1, result.shape[2]], merged.shape)
+    edit.replace(merged, result)
+
+
+def _merge(edit: Editor, output: Tensor, opset: int) -> tuple[Tensor, bool] | None:
+    """The first tensor below [B, H, S, D] that is [B, S, H*D] or [B*S, H*D], or with B and S the other way round.
+
+    Returns the tensor and whether S comes first; None where there is none, or where the heads are read elsewhere too.
+    """
+    view: View | None = whole(output.shape)
+    assert view is not None
+    batch, head, rows, feature = view.axes
+    width = head + feature
+    current = output
+    for _ in range(_LONGEST_MERGE):
+        for first, second in ((batch, rows), (rows, batch)):
+            if view.axes in ((first, second, width), (first + second, width)):
+                return current, first is rows and first != batch
+        if len(current.outputs) != 1 or edit.is_graph_output(current):
+            return None
+        node = current.outputs[0]
+        if node.op in ("Mul", "Div") or viewed_input(node) is not current or len(node.outputs) != 1:
+            return None
+        current = node.outputs[0]
+        view = None if current.shape is None else applied(view, node, current, opset)
+        if view is None or view.offsets:
+            return None
+    return None
+
+
+def only_for(tensor: Tensor, nodes: Sequence[gs.Node], edit: Editor) -> bool:
+    """Whether nothing but the given nodes reads the tensor, or what the nodes but the last make of it."""
+    inside = {id(node) for node in nodes}
+    between = [tensor, *(output for node in nodes[:-1] for output in node.outputs)]
+    return all(
+        not edit.is_graph_output(made) and all(id(reader) in inside for reader in made.outputs) for made in between
+    )
