@@ -67,7 +67,17 @@ def _gather_nd(read: Reading) -> list[Fact]:
     batch = read.attr("batch_dims", 0)
     if data.shape is None or indices.shape is None or not isinstance(indices.shape[-1], int):
         return [Fact(data.dtype)]
+    if batch == 0 and isinstance(indices.value, Stack):
+        for part, size in zip(indices.value.parts, data.shape, strict=False):
+            _unify_walked_axis(read, part, indices.shape[:-1], size)
     return [Fact(data.dtype, indices.shape[:-1] + data.shape[batch + indices.shape[-1] :])]
+
+
+def _unify_walked_axis(read: Reading, part: Affine, shape: Dims, size: Dim | int) -> None:
+    """An index that counts 0, 1, 2, … along one input's size addresses another input's axis: take them for one."""
+    moving = [k for k, step in enumerate(part.coefficients) if step != 0]
+    if part.offset == 0 and len(moving) == 1 and part.coefficients[moving[0]] == 1 and shape[moving[0]] != size:
+        read.symbols.unify(shape[moving[0]], size)
 
 
 def _like_indices(read: Reading) -> list[Fact]:
@@ -111,7 +121,7 @@ def _slice_axis(
         length = len(range(window.start, window.stop, window.step))
         return length, _slice_value(value, axis, window.start, step)
     first, last = _bound(start, size), _bound(end, size)
-    if step != 1 or first is None or last is None:
+    if step != 1 or first is None or last is None or not at_least(first, 0):
         whole = step == 1 and first == 0 and end is not None and isinstance(end, int) and end >= FAR
         return (size, value) if whole else (read.fresh(f"slice{axis}"), None)
     value = _slice_value(value, axis, first, 1)
@@ -175,13 +185,16 @@ def _concat(read: Reading) -> list[Fact]:
         total = total + shape[axis]
     joined = []
     for k in range(rank):
+        if k == axis:
+            joined.append(total)
+            continue
         sizes = [shape[k] for shape in shapes]
         plain = [size for size in sizes if isinstance(size, int)]
         size = plain[0] if plain else sizes[0]
         for other in sizes if not plain else []:
             if other != size:
                 size = read.symbols.unify(size, other) or size
-        joined.append(total if k == axis else size)
+        joined.append(size)
     value: Value | None = None
     values = [fact.value for fact in facts]
     if all(isinstance(v, Elements) for v in values):

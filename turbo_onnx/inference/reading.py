@@ -53,27 +53,29 @@ class Symbols:
         return dim
 
     def unify(self, a: Dim | int, b: Dim | int) -> Dim | int | None:
-        """Take two sizes for one and return it, or None where neither is a replaceable symbol."""
-        for old, new in sorted(((a, b), (b, a)), key=self._replaceability, reverse=True):
+        """Take two sizes for one and return it, or None where neither is a replaceable symbol.
+
+        Made-up symbols give way to anything, inputs' symbols only to what inputs' symbols express, the one that was
+        declared last first.
+        """
+        a, b = self.resolve(a), self.resolve(b)
+        if a == b:
+            return a
+        for old, new in sorted(((a, b), (b, a)), key=self._order, reverse=True):
             name = old.name if isinstance(old, Dim) else None
-            if name is None or self._replaceability((old, new)) < 0:
+            if name is None or (isinstance(new, Dim) and name in new.symbols):
                 continue
-            if isinstance(new, Dim) and name in new.symbols:
-                continue
-            self.same[name] = new
             if name in self.inputs:
+                if not isinstance(new, Dim) or not new.symbols <= set(self.inputs):
+                    continue
                 self.equalities.append(f"{name} = {new}")
+            self.same[name] = new
             return new
         return None
 
-    def _replaceability(self, pair: tuple[Dim | int, Dim | int]) -> int:
-        """Made-up symbols go first, then the inputs' symbols, those named last first; nothing else is replaced."""
+    def _order(self, pair: tuple[Dim | int, Dim | int]) -> int:
         name = pair[0].name if isinstance(pair[0], Dim) else None
-        if name is None:
-            return -1
-        if name not in self.inputs:
-            return 1 << 30
-        return self.inputs[name] if isinstance(pair[1], Dim) else -1
+        return -1 if name is None else self.inputs.get(name, 1 << 30)
 
 
 @dataclass

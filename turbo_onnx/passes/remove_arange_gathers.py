@@ -1,0 +1,112 @@
+"""Gathers that take every element in order are no gathers: prove it, and write the plain view instead.
+
+Newer model libraries index the mask with broadcast aranges. Two spellings reach the exporters' output: GatherND with
+stacked index tensors, and Gather from the flattened mask at position b · S + s. Both only place the mask's axes among
+axes of size 1, which is a Reshape.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx import shapes
+from turbo_onnx.dims import Dim, as_item
+from turbo_onnx.graph import Editor, Tensor, is_op
+from turbo_onnx.inference.movement import is_iota
+from turbo_onnx.inference.reading import Dims
+from turbo_onnx.inference.values import Affine, Stack
+from turbo_onnx.model import Model
+from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.simplify_shapes import constant_target
+
+
+class RemoveArangeGathers(Pass):
+    """Gather and GatherND by proven aranges become Reshapes."""
+
+    name = "remove-arange-gathers"
+    summary = "Turn indexing by arange into plain broadcasting, where it is proven to be that."
+
+    def run(self, model: Model) -> PassReport:
+        """Replace each gather whose indices are known to walk through the data in order."""
+        report = PassReport(self.name)
+        edit = Editor(model.graph)
+        facts = shapes.infer(model)
+        for node in list(model.graph.nodes):
+            if is_op(node, "Gather"):
+                replacement = _plain_gather(edit, node, facts)
+            elif is_op(node, "GatherND"):
+                replacement = _plain_gather_nd(edit, node, facts)
+                if replacement is None and isinstance(facts[node.inputs[1]].value, Stack):
+                    sentence = "its indices are aranges, but do not walk through every axis of the data in order"
+                    report.rejected.append(Rejection(self.name, node.name, sentence))
+            else:
+                continue
+            if replacement is not None:
+                edit.replace(node.outputs[0], replacement)
+                report.applied += 1
+        edit.remove_unused()
+        edit.sort()
+        return report
+
+
+def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor | None:
+    data, indices = facts[node.inputs[0]], facts[node.inputs[1]]
+    if data.shape is None or indices.shape is None or not isinstance(indices.value, Affine):
+        return None
+    axis = node.attrs.get("axis", 0) % len(data.shape)
+    count: Dim | int = 1
+    for size in indices.shape:
+        count = count * size
+    if count != data.shape[axis] or indices.value.offset != 0 or not is_iota(indices.value, indices.shape):
+        return None
+    result = data.shape[:axis] + indices.shape + data.shape[axis + 1 :]
+    return _reshaped(edit, node.inputs[0], data.shape, result, node)
+
+
+def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor | None:
+    data, indices = facts[node.inputs[0]], facts[node.inputs[1]]
+    if data.shape is None or indices.shape is None or not isinstance(indices.value, Stack):
+        return None
+    if node.attrs.get("batch_dims", 0) or len(indices.value.parts) != len(data.shape):
+        return None
+    where = indices.shape[:-1]
+    placed: list[Dim | int] = [1] * len(where)
+    last = -1
+    for part, size in zip(indices.value.parts, data.shape, strict=True):
+        moving = [axis for axis, step in enumerate(part.coefficients) if step != 0]
+        if part.offset != 0 or len(moving) != 1 or part.coefficients[moving[0]] != 1 or moving[0] <= last:
+            return None
+        if where[moving[0]] != size:
+            return None
+        placed[moving[0]], last = size, moving[0]
+    view = _reshaped(edit, node.inputs[0], data.shape, tuple(placed), node)
+    if view is None or tuple(placed) == where:
+        return view
+    return None  # also repeated along other axes: nothing that exporters write
+
+
+def _reshaped(edit: Editor, source: Tensor, shape: Dims, result: Dims, node: gs.Node) -> Tensor | None:
+    target = constant_target(shape, result)
+    if target is None:
+        source, target = _from_unflattened(source, result)
+    if target is None:
+        return None
+    return edit.node(
+        "Reshape",
+        [source, edit.constant(np.array(target, dtype=np.int64), f"{node.name}_target")],
+        hint=f"{node.name}_view",
+        dtype=source.dtype,
+        shape=[as_item(size) for size in result],
+    )
+
+
+def _from_unflattened(source: Tensor, result: Dims) -> tuple[Tensor, list[int] | None]:
+    """Where the data was flattened just before, start from the tensor that still had its axes."""
+    producer = source.inputs[0] if source.inputs else None
+    if not is_op(producer, "Flatten", "Reshape") or producer is None or producer.inputs[0].shape is None:
+        return source, None
+    from turbo_onnx.dims import as_dim
+
+    origin = producer.inputs[0]
+    return origin, constant_target(tuple(as_dim(size) for size in origin.shape), result)

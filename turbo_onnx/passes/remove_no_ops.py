@@ -1,0 +1,85 @@
+"""Take away nodes that give back what they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.dims import as_dim
+from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, produced_by, scalar_value
+from turbo_onnx.model import Model
+from turbo_onnx.passes.base import Pass, PassReport
+from turbo_onnx.passes.simplify_shapes import constant_target
+
+
+class RemoveNoOps(Pass):
+    """Identity, same-type Cast, same-shape Reshape, inference-time Dropout and their like go; Reshape chains merge."""
+
+    name = "remove-no-ops"
+    summary = "Take away nodes that change nothing."
+
+    def run(self, model: Model) -> PassReport:
+        """Go through the graph once, in order, so that chains of such nodes go in one run."""
+        report = PassReport(self.name)
+        edit = Editor(model.graph)
+        inputs = {id(tensor) for tensor in model.graph.inputs}
+        for node in list(model.graph.nodes):
+            if not node.outputs or not node.inputs:
+                continue
+            same = _same_as(node, model.opset)
+            if same is not None:
+                result = node.outputs[0]
+                pinned = edit.is_graph_output(result) and (
+                    id(same) in inputs or isinstance(same, gs.Constant) or edit.is_graph_output(same)
+                )
+                if not pinned:
+                    edit.replace(result, same)
+                    report.applied += 1
+            elif is_op(node, "Reshape"):
+                report.applied += _merge_reshapes(edit, node)
+        edit.remove_unused()
+        edit.sort()
+        return report
+
+
+def _same_as(node: gs.Node, opset: int) -> Tensor | None:
+    """The operand that the node's first output equals, element by element and in shape, if there is one."""
+    operand, result = node.inputs[0], node.outputs[0]
+    if is_op(node, "Identity"):
+        return operand
+    if is_op(node, "Cast"):
+        return operand if operand.dtype is not None and operand.dtype == result.dtype else None
+    if is_op(node, "Concat") and len(node.inputs) == 1:
+        return operand
+    if is_op(node, "Dropout"):
+        unread = len(node.outputs) == 1 or not node.outputs[1].outputs
+        training = input_or_none(node, 2)
+        return operand if unread and (training is None or scalar_value(training) is False) else None
+    if operand.shape is None or result.shape is None or list(operand.shape) != list(result.shape):
+        return None
+    if is_op(node, "Transpose"):
+        order = node.attrs.get("perm") or list(reversed(range(len(operand.shape))))
+        return operand if list(order) == sorted(order) else None
+    if is_op(node, "Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Tile"):
+        return operand
+    if is_op(node, "Mul", "Div") and scalar_value(node.inputs[1]) == 1:
+        return operand
+    if is_op(node, "Mul") and scalar_value(operand) == 1:
+        other: Tensor = node.inputs[1]
+        return other if other.shape is not None and list(other.shape) == list(result.shape) else None
+    return None
+
+
+def _merge_reshapes(edit: Editor, node: gs.Node) -> int:
+    """Reshape(Reshape(x)) is one Reshape of x, where the target can be written as a constant."""
+    inner = produced_by(node.inputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    if inner is None or inner.inputs[0].shape is None or node.outputs[0].shape is None:
+        return 0
+    source = tuple(as_dim(size) for size in inner.inputs[0].shape)
+    target = constant_target(source, tuple(as_dim(size) for size in node.outputs[0].shape))
+    if target is None:
+        return 0
+    node.inputs[0] = inner.inputs[0]
+    node.inputs[1] = edit.constant(np.array(target, dtype=np.int64), f"{node.name}_target")
+    node.attrs.pop("allowzero", None)
+    return 1
