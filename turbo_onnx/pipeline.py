@@ -15,13 +15,38 @@ from turbo_onnx.graph import Editor, subgraphs
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
+from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
+from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
+from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
+from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
+from turbo_onnx.passes.lower_attention import LowerAttention
+from turbo_onnx.passes.lower_gelu import LowerGelu
+from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.raise_attention import RaiseAttention
+from turbo_onnx.passes.raise_gelu import RaiseGelu
+from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
+from turbo_onnx.passes.raise_opset import RaiseOpset
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 
 CLEAN: tuple[Pass, ...] = ()
-RAISE: tuple[Pass, ...] = ()
+RAISE: tuple[Pass, ...] = (
+    RaiseOpset(),
+    RaiseLayerNormalization(),
+    RaiseGelu(),
+    RaiseAttention(),
+    FuseMultiHeadAttention(),
+)
 PACK: tuple[Pass, ...] = ()
-FUSE: tuple[Pass, ...] = ()
-LOWER: tuple[Pass, ...] = ()
+FUSE: tuple[Pass, ...] = (
+    FuseEmbedLayerNormalization(),
+    FuseSkipLayerNormalization(),
+    FuseBiasGelu(),
+    MergeProjections(),
+)
+LOWER: tuple[Pass, ...] = (
+    LowerAttention(),
+    LowerGelu(),
+)
 
 STAGES: Mapping[str, tuple[Pass, ...]] = {"clean": CLEAN, "raise": RAISE, "pack": PACK, "fuse": FUSE, "lower": LOWER}
 
@@ -107,6 +132,7 @@ def _run_one(model: Model, step: Pass) -> PassReport:
 def _check(model: Model, step: Pass) -> None:
     try:
         invariants.check(model)
+        shapes.infer(model)
         before = invariants.fingerprint(model)
         again = _run_one(model, step)
         if again.applied or invariants.fingerprint(model) != before:

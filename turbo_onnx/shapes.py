@@ -86,9 +86,9 @@ def _walk(graph: gs.Graph, opset: int, symbols: Symbols) -> Facts:
     facts = Facts(symbols)
     for number, tensor in enumerate(graph.inputs):
         facts[tensor] = _declared(tensor, f"input{number}")
-    for position, node in enumerate(graph.nodes):
+    for node in graph.nodes:
         operands = [None if isinstance(t, gs.Variable) and t.is_empty() else facts[t] for t in node.inputs]
-        read = Reading(node, operands, opset, symbols, position)
+        read = Reading(node, operands, opset, symbols)
         for tensor, fact in zip(node.outputs, _apply(read), strict=False):
             facts[tensor] = fact if fact.shape is not None else _keep_declared(tensor, fact)
     return facts

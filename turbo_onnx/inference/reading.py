@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.dims import Dim
+from turbo_onnx.dims import Dim, symbol
 from turbo_onnx.inference.values import Elements, Item, Value
 
 Dims = tuple[Dim | int, ...]
@@ -87,14 +88,12 @@ class Reading:
         inputs: the facts of its operands, `UNKNOWN` where nothing is known, None where absent.
         opset: the version of the standard operators.
         symbols: the sizes in force.
-        position: the node's place in the graph, which names made-up sizes.
     """
 
     node: gs.Node
     inputs: Sequence[Fact | None]
     opset: int
     symbols: Symbols
-    position: int
 
     def fact(self, index: int) -> Fact:
         """The operand's fact; nothing known if it is absent."""
@@ -134,10 +133,9 @@ class Reading:
         return [axis + rank if axis < 0 else axis for axis in axes]
 
     def fresh(self, what: str = "size") -> Dim | int:
-        """A size that is not known in any other way, named by the place where it arises."""
-        from turbo_onnx.dims import symbol
-
-        return self.symbols.resolve(symbol(f"{what}_{self.position}"))
+        """A size that is not known in any other way, named after the tensor at which it arises."""
+        place = re.sub(r"[^A-Za-z0-9_.:/]", "_", self.node.outputs[0].name)
+        return self.symbols.resolve(symbol(f"{what}:{place}"))
 
     def broadcast(self, *shapes: Dims | None) -> Dims | None:
         """The shape of an element-wise result, by NumPy's rules; different sizes are unified if they can be."""

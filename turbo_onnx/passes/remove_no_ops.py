@@ -26,7 +26,9 @@ class RemoveNoOps(Pass):
         for node in list(model.graph.nodes):
             if not node.outputs or not node.inputs:
                 continue
-            same = _same_as(node, model.opset)
+            if is_op(node, "Reshape"):
+                report.applied += _merge_reshapes(edit, node)
+            same = _same_as(node)
             if same is not None:
                 result = node.outputs[0]
                 pinned = edit.is_graph_output(result) and (
@@ -35,14 +37,12 @@ class RemoveNoOps(Pass):
                 if not pinned:
                     edit.replace(result, same)
                     report.applied += 1
-            elif is_op(node, "Reshape"):
-                report.applied += _merge_reshapes(edit, node)
         edit.remove_unused()
         edit.sort()
         return report
 
 
-def _same_as(node: gs.Node, opset: int) -> Tensor | None:
+def _same_as(node: gs.Node) -> Tensor | None:
     """The operand that the node's first output equals, element by element and in shape, if there is one."""
     operand, result = node.inputs[0], node.outputs[0]
     if is_op(node, "Identity"):
