@@ -116,13 +116,13 @@ def main(folder: Path, names: str, stock: bool, no_library: bool, json_path: Pat
     """Optimize every export in FOLDER and compare it with the framework's outputs."""
     paths = sorted(path for path in folder.glob("*.onnx") if path.with_suffix(".npz").exists())
     paths = [path for path in paths if fnmatch.fnmatch(path.stem, names)]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     records = []
     for path in paths:
         if console.is_terminal:
             click.echo(path.stem, err=True)
         records.append(examine(path, stock=stock, library=not no_library))
-    console.print(table_of(records), width=None if console.is_terminal else 160)
+    console.print(table_of(records))
     bad = [record for record in records if problems(record)]
     console.print(f"{len(records) - len(bad)} of {len(records)} graphs as they should be")
     if json_path is not None:

@@ -10,6 +10,7 @@ one process. A ratio above one means that the optimized model is faster.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def table_of(title: str, records: list[Any]) -> Table:
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
 def main(names: tuple[str, ...], all_workloads: bool, rounds: int, threads: int, json_path: Path | None) -> None:
     """Compare optimized encoders with the same models as exported."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     machine = describe()
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), f"threads {threads}")
     console.print("Ratios are the other side's time over the optimized model's: median (quartiles).")

@@ -71,7 +71,7 @@ def export(name: str, out: Path, exporter: str, opset: int, task: str, attention
         dims = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in names)
         torch.onnx.export(OneOutput(), tuple(inputs.values()), str(out), dynamo=True, dynamic_shapes=(dims,), **common)
     else:
-        axes = {name: AXES for name in [*names, output]}
+        axes = dict.fromkeys([*names, output], AXES)
         if task == "sequence-classification":
             axes[output] = {0: "batch"}
         torch.onnx.export(OneOutput(), tuple(inputs.values()), str(out), dynamo=False, dynamic_axes=axes, **common)
