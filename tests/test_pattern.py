@@ -22,10 +22,9 @@ def search(
 ) -> tuple[list[Match], Miss | None]:
     """Every match at the node that computes `root` (the graph's first output), and the nearest miss there."""
     matcher = Matcher(pattern if isinstance(pattern, tuple) else (pattern,), model.graph, model.opset)
-    tensor = model.graph.outputs[0] if root is None else model.graph.tensors()[root]
-    node = tensor.inputs[0]
+    node = model.graph.outputs[0].inputs[0]
     found = list(matcher.matches(node)) if matcher.can_start(node) else []
-    return found, matcher.miss(node, at_least)
+    return found, matcher.miss(node)
 
 
 def found(pattern: Pattern, body: str, **options: Any) -> Match:
@@ -264,9 +263,7 @@ class TestOutside:
         )[0]
         said = sentence(
             op.Relu(split),
-            f"{head} {{a, b = Split<axis=1>(x) r = Relu(a) y = Mul(b, b)}}".replace(
-                "r = Relu(a) y = Mul(b, b)", "y = Relu(b)"
-            ),
+            f"{head} {{a, b = Split<axis=1>(x) y = Relu(b)}}",
             opset=13,
         )
         assert said.startswith("b is not the output of Split")
@@ -286,7 +283,7 @@ def test_operators_of_another_domain_are_others() -> None:
     assert search(operators("other").Relu(variable("x")), model)[0]
 
 
-def test_the_deepest_miss_is_told_and_shallow_ones_are_not() -> None:
+def test_the_deepest_miss_is_told() -> None:
     x = variable("x")
     pattern = op.Relu(op.Exp(x) + op.Log(op.Abs(x))) | op.Relu(op.Neg(x))
     body = f"g {X} {{e = Exp(x) n = Neg(x) l = Log(n) s = Add(l, e) y = Relu(s)}}"
@@ -294,7 +291,7 @@ def test_the_deepest_miss_is_told_and_shallow_ones_are_not() -> None:
     _, miss = search(pattern, model)
     assert miss is not None
     assert miss.sentence == "expected Abs, but n is computed by Neg (Neg of n)"
-    assert search(pattern, model, at_least=5)[1] is None
+    assert miss.operators == {"Relu", "Add", "Log"}
 
 
 def test_names_do_not_matter() -> None:

@@ -57,11 +57,13 @@ class Miss:
     Attributes:
         root: where the search began.
         nodes: identities of the nodes that had matched by then.
+        operators: their types.
         sentence: what was in the way.
     """
 
     root: gs.Node
     nodes: frozenset[int]
+    operators: frozenset[str]
     sentence: str
 
 
@@ -97,7 +99,7 @@ class Matcher:
         self._values: dict[str, Any] = {}
         self._depth = 0.0
         self._sentence: tuple[Any, ...] = ()
-        self._reached: frozenset[int] = frozenset()
+        self._reached: tuple[gs.Node, ...] = ()
 
     def can_start(self, node: gs.Node) -> bool:
         """Whether the node's type is one that a root can have."""
@@ -122,12 +124,14 @@ class Matcher:
                     self,
                 )
 
-    def miss(self, root: gs.Node, at_least: int) -> Miss | None:
-        """Why the last search, which began at this root, found nothing; None if it ended before that many nodes."""
-        if not self._sentence or len(self._reached) < at_least:
+    def miss(self, root: gs.Node) -> Miss | None:
+        """Why the last search, which began at this root, found nothing; None if nothing there matched at all."""
+        if not self._sentence or not self._reached:
             return None
+        nodes = frozenset(id(node) for node in self._reached)
+        operators = frozenset(node.op for node in self._reached)
         template, *values = self._sentence
-        return Miss(root, self._reached, template.format(*(_say(value) for value in values)))
+        return Miss(root, nodes, operators, template.format(*(_say(value) for value in values)))
 
     def outside_reader(self, tensor: Tensor, inside: Collection[int]) -> gs.Node | gs.Graph | None:
         """A node, other than these and those that are gone, that reads the tensor; or the graph that gives it out."""
@@ -143,7 +147,7 @@ class Matcher:
         if depth > self._depth:
             self._depth = depth
             self._sentence = sentence
-            self._reached = frozenset(id(node) for node in self._nodes.values())
+            self._reached = tuple(self._nodes.values())
 
     # Each step below yields once for every way in which all the goals can be met.
 

@@ -26,16 +26,16 @@ class FuseEmbedLayerNormalization(Fusion):
 
     name = "fuse-embed-layer-normalization"
     summary = "Fuse embedding look-ups, their sum and LayerNormalization into EmbedLayerNormalization."
-    report_misses_from = 3
+    misses_from = 3
+    misses_with = frozenset({"Gather"})
 
     def pattern(self) -> Expression:
-        def term(number: int) -> Expression:
-            lookup = op.Gather(constant(f"table{number}"), variable(f"ids{number}"), axis=0)
-            return lookup | constant(f"row{number}")
+        def lookup(number: int) -> Expression:
+            return op.Gather(constant(f"table{number}"), variable(f"ids{number}"), axis=0)
 
-        one, two, three, four = (term(number) for number in range(4))
+        one, two, three, four = (lookup(number) | constant(f"row{number}") for number in range(_MAX_TABLES + 1))
         pair = one + two
-        total = pair | (pair + three) | ((pair + three) + four) | (pair + (three + four)) | one
+        total = pair | (pair + three) | ((pair + three) + four) | (pair + (three + four)) | lookup(0)
         return op.LayerNormalization(
             total, constant("gamma"), optional("beta"), axis=-1, epsilon=bind("epsilon"), stash_type=1
         )

@@ -28,11 +28,13 @@ class Fusion(Pass):
     own.
 
     Attributes:
-        report_misses_from: how many nodes must have matched before a failed match is worth reporting; choose it so
-            that chains which merely begin alike are not reported.
+        misses_from: how many nodes must have matched before a failed match is worth reporting.
+        misses_with: operators of which one must be among those nodes; choose both so that chains which merely begin
+            alike are not reported.
     """
 
-    report_misses_from: int = 4
+    misses_from: int = 4
+    misses_with: frozenset[str] = frozenset()
 
     @abstractmethod
     def pattern(self) -> Expression | tuple[Expression, ...]:
@@ -112,9 +114,13 @@ class _Sweep:
             return True
         if first is not None:
             self.rejections.append((root, first))
-        elif (miss := self.matcher.miss(root, self.fusion.report_misses_from)) is not None:
+        elif (miss := self.matcher.miss(root)) is not None and self._is_near(miss):
             self.misses.append(miss)
         return False
+
+    def _is_near(self, miss: Miss) -> bool:
+        wanted = self.fusion.misses_with
+        return len(miss.nodes) >= self.fusion.misses_from and (not wanted or not wanted.isdisjoint(miss.operators))
 
     def _replace(self, match: Match, results: tuple[Tensor | None, ...]) -> None:
         for old, new in zip(match.outputs, results, strict=True):

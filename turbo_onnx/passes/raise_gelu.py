@@ -26,6 +26,8 @@ class RaiseGelu(Fusion):
 
     name = "raise-gelu"
     summary = "Write chains that compute the Gaussian error linear unit as Gelu."
+    misses_from = 3
+    misses_with = frozenset({"Erf", "Tanh"})
 
     def pattern(self) -> Expression:
         x = variable("x")

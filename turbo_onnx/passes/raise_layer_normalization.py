@@ -24,6 +24,7 @@ class RaiseLayerNormalization(Fusion):
 
     name = "raise-layer-normalization"
     summary = "Write chains that compute layer normalization as LayerNormalization."
+    misses_with = frozenset({"Sqrt", "ReduceMean"})
 
     def pattern(self) -> Expression:
         x, scale, bias = variable("x"), constant("scale"), constant("bias")
