@@ -9,6 +9,7 @@ from turbo_onnx.custom_ops.remove_padding.spec import SPEC as REMOVE_PADDING
 from turbo_onnx.custom_ops.restore_padding.spec import SPEC as RESTORE_PADDING
 from turbo_onnx.custom_ops.skip_layer_normalization.spec import SPEC as SKIP_LAYER_NORMALIZATION
 from turbo_onnx.custom_ops.specification import OperatorSpec
+from turbo_onnx.custom_ops.varlen_attention.spec import SPEC as VARLEN_ATTENTION
 
 SPECS: tuple[OperatorSpec, ...] = (
     REMOVE_PADDING,
@@ -16,6 +17,7 @@ SPECS: tuple[OperatorSpec, ...] = (
     EMBED_LAYER_NORMALIZATION,
     SKIP_LAYER_NORMALIZATION,
     BIAS_GELU,
+    VARLEN_ATTENTION,
 )
 
 _BY_NAME = {spec.name: spec for spec in SPECS}

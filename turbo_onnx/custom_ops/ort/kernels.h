@@ -9,6 +9,7 @@
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
 #include "custom_ops/skip_layer_normalization/cpu.h"
+#include "custom_ops/varlen_attention/cpu.h"
 
 namespace turbo_onnx {
 
@@ -20,6 +21,7 @@ struct Kernels {
   ListTokensKernel* list_tokens;
   RestorePaddingKernel* restore_padding;
   SkipLayerNormalizationKernel* skip_layer_normalization;
+  VarlenAttentionKernel* varlen_attention;
 };
 
 // The best table that this machine can run; TURBO_ONNX_ISA=baseline|avx2|avx512 in the environment lowers the choice.

@@ -11,6 +11,7 @@
 #include "custom_ops/remove_padding/operator.h"
 #include "custom_ops/restore_padding/operator.h"
 #include "custom_ops/skip_layer_normalization/operator.h"
+#include "custom_ops/varlen_attention/operator.h"
 
 #define TURBO_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -24,6 +25,7 @@ std::vector<const abi::OrtCustomOp*> every_operator() {
   add<EmbedLayerNormalization>(ops);
   add<SkipLayerNormalization>(ops);
   add<BiasGelu>(ops);
+  add<VarlenAttention>(ops);
   return ops;
 }
 

@@ -142,4 +142,26 @@ struct BiasGelu {
   };
 };
 
+struct VarlenAttention {
+  static constexpr const char* name = "VarlenAttention";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { query, key, value, bias, cu_seqlens, attention_bias }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][7] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
+  };
+  struct Attributes {
+    int64_t num_heads;
+    float scale;
+    int64_t causal;
+    int64_t guard;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.integer("num_heads"), reader.real("scale"), reader.integer("causal", 0), reader.integer("guard", 0)};
+    }
+  };
+};
+
 }  // namespace turbo_onnx::signature

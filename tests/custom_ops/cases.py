@@ -1,0 +1,136 @@
+"""Random uses of every operator, for property tests.
+
+Values that a normalization sees are multiples of 1/8: their sums are exact in float32, so that a row of nearly equal
+values does not turn the last bit of a sum into a visible difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.custom_ops.single_node import Array, Case
+
+WIDTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 100, 384])
+ROWS = st.sampled_from([0, 1, 2, 3, 5, 17, 200])
+LEADING = st.one_of(st.tuples(ROWS), st.tuples(st.integers(0, 3), st.integers(0, 5)))
+SEEDS = st.integers(0, 2**32 - 1)
+MASK_TYPES = ("int64", "int32", "bool", "float32")
+ROW_TYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def eighths(random: np.random.Generator, *shape: int) -> Array:
+    return (random.integers(-32, 33, shape) / 8).astype(np.float32)
+
+
+def normal(random: np.random.Generator, *shape: int) -> Array:
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def maybe(draw: Draw, value: Array) -> Array | None:
+    return value if draw(st.booleans()) else None
+
+
+def random_mask(draw: Draw, random: np.random.Generator) -> Array:
+    shape = draw(st.tuples(st.integers(0, 4), st.integers(0, 9)))
+    density = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    return random.random(shape) < density
+
+
+def remove_padding(draw: Draw) -> Case:
+    mask = random_mask(draw, np.random.default_rng(draw(SEEDS)))
+    return Case("RemovePadding", [mask.astype(draw(st.sampled_from(MASK_TYPES)))], outputs=4)
+
+
+def restore_padding(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    mask = random_mask(draw, random)
+    index = np.flatnonzero(mask).astype(np.int64)
+    shape = draw(st.sampled_from([(), (1,), (5,), (2, 3)]))
+    rows = (4 * normal(random, len(index), *shape)).astype(draw(st.sampled_from(ROW_TYPES)))
+    return Case("RestorePadding", [rows, index, mask.astype(draw(st.sampled_from(MASK_TYPES)))])
+
+
+def embed_layer_normalization(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    shape, width = draw(LEADING), draw(WIDTHS)
+    ids: list[Array | None] = []
+    tables: list[Array | None] = []
+    for size in (11, 2, 6):
+        present = size == 11 or draw(st.booleans())
+        kind = draw(st.sampled_from(["int64", "int32"]))
+        ids.append(random.integers(-size, size, shape).astype(kind) if present else None)
+        tables.append(eighths(random, size, width) if present else None)
+    gamma, beta = normal(random, width), maybe(draw, normal(random, width))
+    return Case("EmbedLayerNormalization", [*ids, *tables, gamma, beta], {"epsilon": draw(epsilons())})
+
+
+def skip_layer_normalization(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    shape, width = draw(LEADING), draw(WIDTHS)
+    x, skip = eighths(random, *shape, width), eighths(random, *shape, width)
+    gamma, beta = normal(random, width), maybe(draw, normal(random, width))
+    bias = maybe(draw, eighths(random, width))
+    return Case(
+        "SkipLayerNormalization", [x, skip, gamma, beta, bias], {"epsilon": draw(epsilons())}, draw(st.integers(1, 2))
+    )
+
+
+def bias_gelu(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    shape, width = draw(LEADING), draw(WIDTHS)
+    x = draw(st.sampled_from([0.01, 1.0, 10.0])) * normal(random, *shape, width)
+    approximate = draw(st.sampled_from(["none", "tanh"]))
+    return Case("BiasGelu", [x.astype(np.float32), maybe(draw, normal(random, width))], {"approximate": approximate})
+
+
+def varlen_attention(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    heads, size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 8, 16, 20]))
+    lengths = draw(st.lists(st.integers(0, 9), max_size=4))
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    width = heads * size
+    bias = maybe(draw, normal(random, 3 * width))
+    attributes = {"num_heads": heads, "scale": size**-0.5, "causal": draw(st.integers(0, 1))}
+    if draw(st.booleans()):
+        packed = normal(random, int(starts[-1]), 3 * width)
+        return Case("VarlenAttention", [packed, None, None, bias, starts], attributes)
+    parts = [normal(random, int(starts[-1]), width) for _ in range(3)]
+    return Case("VarlenAttention", [*parts, bias, starts], attributes)
+
+
+def segment_pooling(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    starts = np.concatenate([[0], np.cumsum(draw(st.lists(st.integers(0, 9), max_size=5)))]).astype(np.int32)
+    rows = normal(random, int(starts[-1]), draw(WIDTHS))
+    return Case("SegmentPooling", [rows, starts], {"mode": draw(st.sampled_from(["mean", "sum", "max", "first"]))})
+
+
+def epsilons() -> st.SearchStrategy[float]:
+    return st.sampled_from([1e-12, 1e-5, 1e-2])
+
+
+MAKERS: dict[str, Callable[[Draw], Case]] = {
+    "RemovePadding": remove_padding,
+    "RestorePadding": restore_padding,
+    "EmbedLayerNormalization": embed_layer_normalization,
+    "SkipLayerNormalization": skip_layer_normalization,
+    "BiasGelu": bias_gelu,
+    "VarlenAttention": varlen_attention,
+    "SegmentPooling": segment_pooling,
+}
+
+
+def cases(operator: str) -> st.SearchStrategy[Case]:
+    """Random uses of the operator."""
+
+    @st.composite
+    def make(draw: Draw) -> Case:
+        return MAKERS[operator](draw)
+
+    return make()

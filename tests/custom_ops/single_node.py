@@ -1,0 +1,94 @@
+"""A model that is one node of ours, and what it gives: by its definition, by its kernel, by its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from turbo_onnx import runtime
+from turbo_onnx.custom_ops import SPECS, functions, spec
+from turbo_onnx.custom_ops.specification import DOMAIN
+
+Array = np.ndarray[Any, Any]
+SMALLEST_IR_VERSION = 8
+
+
+@dataclass
+class Case:
+    """One use of an operator: its inputs with None for absent ones, attributes, and which outputs are asked for."""
+
+    operator: str
+    inputs: Sequence[Array | None]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+
+    @property
+    def feeds(self) -> dict[str, Array]:
+        names = [operand.name for operand in spec(self.operator).inputs]
+        return {name: value for name, value in zip(names, self.inputs, strict=False) if value is not None}
+
+    @property
+    def complete_attributes(self) -> dict[str, Any]:
+        return {a.name: a.default for a in spec(self.operator).attributes} | dict(self.attributes)
+
+    def expected(self) -> list[Array]:
+        given = list(self.inputs) + [None] * (len(spec(self.operator).inputs) - len(self.inputs))
+        return list(spec(self.operator).reference(given, self.complete_attributes))[: self.outputs]
+
+
+def model(case: Case, opset: int = 17) -> onnx.ModelProto:
+    """The case as a model with the function body, its dimensions unnamed."""
+    declared = spec(case.operator)
+    names = [o.name if value is not None else "" for o, value in zip(declared.inputs, case.inputs, strict=False)]
+    while names and not names[-1]:
+        names.pop()
+    results = [operand.name for operand in declared.outputs][: case.outputs]
+    node = helper.make_node(case.operator, names, results, domain=DOMAIN, **case.attributes)
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for name, value in case.feeds.items()
+    ]
+    graph = helper.make_graph([node], "graph", inputs, [onnx.ValueInfoProto(name=name) for name in results])
+    result = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=SMALLEST_IR_VERSION
+    )
+    functions.attach(result, {entry.name: entry for entry in SPECS})
+    return result
+
+
+def by_definition(case: Case, opset: int = 17) -> list[Array]:
+    """What stock ONNX Runtime makes of the function body."""
+    session = ort.InferenceSession(model(case, opset).SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, case.feeds))
+
+
+def by_kernel(case: Case, threads: int = 1) -> list[Array]:
+    """What the kernel gives."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(without_functions(model(case)), options)
+    return list(session.run(None, case.feeds))
+
+
+def without_functions(proto: onnx.ModelProto) -> bytes:
+    """The model without definitions: only a kernel can run it."""
+    del proto.functions[:]
+    return proto.SerializeToString()
+
+
+def assert_equal(actual: Sequence[Array], expected: Sequence[Array], tolerance: float = 1e-5) -> None:
+    """Same shapes and types; integers equal; floats within `tolerance` of the largest expected magnitude, or 1."""
+    assert [a.shape for a in actual] == [e.shape for e in expected]
+    assert [a.dtype for a in actual] == [e.dtype for e in expected]
+    for result, reference in zip(actual, expected, strict=True):
+        if reference.dtype.kind == "f" and reference.dtype != np.float16:
+            scale = max(1.0, float(np.abs(reference).max(initial=0.0, where=np.isfinite(reference))))
+            np.testing.assert_allclose(result, reference, rtol=tolerance, atol=tolerance * scale)
+        else:
+            np.testing.assert_array_equal(result, reference)

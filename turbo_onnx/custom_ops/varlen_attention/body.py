@@ -1,0 +1,170 @@
+"""VarlenAttention as standard operators, for runtimes that do not have its kernel: right, and slow.
+
+Packed rows are laid out as a padded batch by gathering; attention runs on the batch with the padding masked; and the
+rows of tokens are gathered back.
+"""
+
+from __future__ import annotations
+
+from turbo_onnx.custom_ops.bodies import number
+from turbo_onnx.custom_ops.functions import float_attribute
+from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
+from turbo_onnx.custom_ops.specification import Attributes
+
+_CAST_LIKE_OPSET = 15
+
+
+def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> str:
+    """The nodes of the function for one form of the operator."""
+    packed = "cu_seqlens" in present
+    parts = [
+        _scale(opset),
+        number(opset, "lowest", float("-inf"), "query"),
+        constants(),
+        f"heads = Constant <value = int64[1] {{{int(attributes['num_heads'])}}}> ()\n",
+        "three = Constant <value = int64[1] {3}> ()\n",
+        _projections("key" in present, "bias" in present),
+        _pad() if packed else "q = Identity (q_rows)\nk = Identity (k_rows)\nv = Identity (v_rows)\n",
+        _scores(),
+    ]
+    scores = "scores"
+    if "attention_bias" in present:
+        parts.append(f"biased = Add ({scores}, attention_bias)\n")
+        scores = "biased"
+    if int(attributes["causal"]):
+        parts.append(_causal(scores, "causal_scores"))
+        scores = "causal_scores"
+    if packed:
+        parts.append(f"masked = Where (key_valid, {scores}, lowest)\n")
+        scores = "masked"
+    weights = "weights"
+    parts.append(f"weights = Softmax <axis = -1> ({scores})\n")
+    if int(attributes["guard"]):
+        parts.append(f"{number(opset, 'nought', 0.0, 'query')}undefined = IsNaN (weights)\n")
+        parts.append("guarded = Where (undefined, nought, weights)\n")
+        weights = "guarded"
+    parts.append(_weighted_sum(weights, "rows" if packed else "output"))
+    if packed:
+        parts.append(_unpad())
+    return "".join(parts)
+
+
+def _scale(opset: int) -> str:
+    if opset < _CAST_LIKE_OPSET:
+        return float_attribute(opset, "scale", "factor")
+    return f"{float_attribute(opset, 'scale', 'factor_float')}factor = CastLike (factor_float, query)\n"
+
+
+def _projections(separate: bool, bias: bool) -> str:
+    """q_rows, k_rows, v_rows: the three projections with their bias, of the rank of `query`; q_width, v_width."""
+    if not separate:
+        rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
+        return f"""
+            {rows}
+            all_shape = Shape (query)
+            all_width = Slice (all_shape, minus_one, far)
+            q_width = Div (all_width, three)
+            v_width = Identity (q_width)
+            k_end = Mul (q_width, two)
+            q_rows = Slice (all_rows, zero, q_width, minus_one)
+            k_rows = Slice (all_rows, q_width, k_end, minus_one)
+            v_rows = Slice (all_rows, k_end, far, minus_one)
+        """
+    widths = """
+        q_shape = Shape (query)
+        q_width = Slice (q_shape, minus_one, far)
+        v_shape = Shape (value)
+        v_width = Slice (v_shape, minus_one, far)
+    """
+    if not bias:
+        return f"{widths}q_rows = Identity (query)\nk_rows = Identity (key)\nv_rows = Identity (value)\n"
+    return f"""
+        {widths}
+        k_end = Mul (q_width, two)
+        q_bias = Slice (bias, zero, q_width)
+        k_bias = Slice (bias, q_width, k_end)
+        v_bias = Slice (bias, k_end, far)
+        q_rows = Add (query, q_bias)
+        k_rows = Add (key, k_bias)
+        v_rows = Add (value, v_bias)
+    """
+
+
+def _pad() -> str:
+    """q, k, v [B, longest, width] from packed rows; valid [B, longest]; key_valid [B, 1, 1, longest]."""
+    gathered = "".join(gather_padded(f"{name}_rows", name) for name in "qkv")
+    return f"""
+        {padded_index("query")}
+        {gathered}
+        valid_shape = Shape (valid)
+        batch = Slice (valid_shape, zero, one)
+        length = Slice (valid_shape, one, two)
+        key_valid_shape = Concat <axis = 0> (batch, one, one, length)
+        key_valid = Reshape (valid, key_valid_shape)
+    """
+
+
+def _scores() -> str:
+    """scores [B, H, S, L], and the values by head.
+
+    ONNX Runtime's ReshapeFusion would put -1 for the one dimension that is not constant, which fails on an empty batch;
+    Abs, which changes nothing, keeps it from looking.
+    """
+    return """
+        q_size = Div (q_width, heads)
+        v_size = Div (v_width, heads)
+        q_dims = Concat <axis = 0> (zero, zero, heads, q_size)
+        v_dims = Concat <axis = 0> (zero, zero, heads, v_size)
+        q_split = Abs (q_dims)
+        v_split = Abs (v_dims)
+        q_by_row = Reshape (q, q_split)
+        k_by_row = Reshape (k, q_split)
+        v_by_row = Reshape (v, v_split)
+        q_by_head = Transpose <perm = [0, 2, 1, 3]> (q_by_row)
+        k_by_head = Transpose <perm = [0, 2, 3, 1]> (k_by_row)
+        v_by_head = Transpose <perm = [0, 2, 1, 3]> (v_by_row)
+        products = MatMul (q_by_head, k_by_head)
+        scores = Mul (products, factor)
+    """
+
+
+def _causal(scores: str, output: str) -> str:
+    return f"""
+        scores_shape = Shape ({scores})
+        query_count = Slice (scores_shape, two, three)
+        key_count = Slice (scores_shape, three, far)
+        scalar = Constant <value = int64[0] {{}}> ()
+        queries = Reshape (query_count, scalar)
+        keys = Reshape (key_count, scalar)
+        query_index = Range (nil, queries, unit)
+        key_index = Range (nil, keys, unit)
+        ahead = Sub (keys, queries)
+        beyond = Add (ahead, unit)
+        first_hidden = Add (query_index, beyond)
+        upright = Constant <value = int64[2] {{-1, 1}}> ()
+        first_hidden_column = Reshape (first_hidden, upright)
+        seen = Less (key_index, first_hidden_column)
+        {output} = Where (seen, {scores}, lowest)
+    """
+
+
+def _weighted_sum(weights: str, output: str) -> str:
+    return f"""
+        by_head = MatMul ({weights}, v_by_head)
+        by_row = Transpose <perm = [0, 2, 1, 3]> (by_head)
+        joined_dims = Concat <axis = 0> (zero, zero, v_width)
+        joined = Abs (joined_dims)
+        {output} = Reshape (by_row, joined)
+    """
+
+
+def _unpad() -> str:
+    """The output's rows of tokens: the places where `valid` holds are in the order of the packed rows."""
+    return """
+        flat_shape = Concat <axis = 0> (minus_one, v_width)
+        flat_rows = Reshape (rows, flat_shape)
+        flat_valid = Reshape (valid, minus_one)
+        token_row = NonZero (flat_valid)
+        token = Reshape (token_row, minus_one)
+        output = Gather <axis = 0> (flat_rows, token)
+    """
