@@ -15,20 +15,36 @@ from turbo_onnx.graph import Editor, subgraphs
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
+from turbo_onnx.passes.convert_constants import ConvertConstants
+from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
+from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_projections import MergeProjections
 from turbo_onnx.passes.raise_attention import RaiseAttention
 from turbo_onnx.passes.raise_gelu import RaiseGelu
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
 from turbo_onnx.passes.raise_opset import RaiseOpset
 from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
+from turbo_onnx.passes.remove_no_ops import RemoveNoOps
+from turbo_onnx.passes.simplify_shapes import SimplifyShapes
 
-CLEAN: tuple[Pass, ...] = ()
+CLEAN: tuple[Pass, ...] = (
+    ConvertConstants(),
+    RemoveNoOps(),
+    SimplifyShapes(),
+    FoldConstants(),
+    RemoveArangeGathers(),
+    SimplifyShapes(),
+    FoldConstants(),
+    RemoveNoOps(),
+    MergeDuplicates(),
+)
 RAISE: tuple[Pass, ...] = (
     RaiseOpset(),
     RaiseLayerNormalization(),

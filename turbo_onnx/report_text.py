@@ -75,6 +75,19 @@ def render(report: Report) -> RenderableType:
     return Group(*parts, *(Text(line) for line in headline(report)))
 
 
+def explain(report: Report, only: str | None = None) -> RenderableType:
+    """What each pass did and did not do, and why; only the pass of that name if one is given."""
+    lines: list[RenderableType] = []
+    for step in report.passes:
+        if only is not None and step.name != only:
+            continue
+        lines.append(Text(f"{step.name}: {step.applied} done", style="bold"))
+        for _, sentence, nodes in grouped(step.rejected):
+            lines.append(Text(f"  not done: {sentence}"))
+            lines.extend(Text(f"    at {node}") for node in nodes if node)
+    return Group(*lines)
+
+
 def to_text(report: Report) -> str:
     """The report as plain text."""
     console = Console(width=120, color_system=None, force_terminal=False, record=True, file=io.StringIO())

@@ -25,10 +25,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|after - before| <= atol · (largest |before| of the output) + rtol · |before|, element by element."""
+    """|after - before| <= atol · (largest |before| of the output) + rtol · |before|, element by element.
+
+    Not `scaled`, the first term is `atol` alone.
+    """
 
     rtol: float
     atol: float
+    scaled: bool = True
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
@@ -270,7 +274,8 @@ def difference_of(before: Array, after: Array, limits: Tolerance, factor: float 
     difference = np.where(np.isnan(difference), np.inf, difference)
     magnitude = np.where(np.isfinite(left), np.abs(left), 0.0)
     largest = float(np.max(magnitude)) if magnitude.size else 0.0
-    return difference, magnitude, factor * (limits.atol * largest + limits.rtol * magnitude)
+    floor = limits.atol * largest if limits.scaled else limits.atol
+    return difference, magnitude, factor * (floor + limits.rtol * magnitude)
 
 
 def real_rows(shape: tuple[int, ...], real: Array | None) -> Any:

@@ -1,0 +1,241 @@
+"""The command line: options in, sentences and tables out; everything else is done by the package.
+
+Exit codes are those of `turbo_onnx.errors`. Results go to stdout, everything about the run to stderr; progress is shown
+only on a terminal.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from turbo_onnx import __version__
+from turbo_onnx.errors import InputError, OutputError, TurboOnnxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from turbo_onnx.optimizer import Result
+
+INTERNAL_ERROR = 1
+_MODEL = click.Path(path_type=Path)
+
+
+class _Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "a,b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="turbo-onnx")
+def cli() -> None:
+    """Make exported transformer models run faster in ONNX Runtime, with the same outputs."""
+
+
+@cli.command()
+@click.argument("model", metavar="IN", type=_MODEL)
+@click.option("-o", "--output", type=_MODEL, metavar="OUT", help="Where to write; NAME.turbo.onnx beside IN by default.")
+@click.option(
+    "--packing",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Remove padding where it pays, wherever it can be done, or never.",
+)
+@click.option("--passes", type=_Names(), help="Run only these passes.")
+@click.option("--skip-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the result with the original.")
+@click.option("--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too.")
+@click.option("--require-fusion", is_flag=True, help="Exit with 4 unless there is attention and all of it was fused.")
+@click.option("--report", "report_file", type=_MODEL, metavar="FILE", help="Write the report: .json, .html, .md, .txt.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--save-as-external-data", is_flag=True, help="Keep the weights in OUT.data.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+def optimize(
+    model: Path,
+    output: Path | None,
+    packing: Any,
+    passes: Sequence[str] | None,
+    skip_passes: Sequence[str],
+    no_verify: bool,
+    inputs: Sequence[Path],
+    require_fusion: bool,
+    report_file: Path | None,
+    as_json: bool,
+    save_as_external_data: bool,
+    dry_run: bool,
+) -> None:
+    """Optimize a model and write the result."""
+    from turbo_onnx import optimizer, report_text
+    from turbo_onnx.serialization.writing import write_text
+
+    target = None if dry_run else output or optimizer.default_output(model)
+    if report_file is not None:
+        _check_report(report_file, model, target)
+    with _progress() as progress:
+        result: Result = optimizer.optimize(
+            model,
+            output=target,
+            packing=packing,
+            passes=passes,
+            skip_passes=skip_passes,
+            verify=not no_verify,
+            inputs=list(inputs) or None,
+            require_fusion=require_fusion,
+            external=True if save_as_external_data else None,
+            progress=progress,
+        )
+    if report_file is not None:
+        write_text(report_file, report_text.for_file(result.report, report_file))
+    if as_json:
+        click.echo(result.report.to_json(), nl=False)
+    else:
+        _print(report_text.render(result.report))
+
+
+def _check_report(report: Path, model: Path, output: Path | None) -> None:
+    if not report.parent.is_dir():
+        raise OutputError(f"{report}: the folder {report.parent} does not exist; make it first.")
+    if report.is_dir():
+        raise OutputError(f"{report}: it is a folder; name a file for the report.")
+    same_as_output = output is not None and report.absolute() == output.absolute()
+    if same_as_output or (report.exists() and model.exists() and report.samefile(model)):
+        raise OutputError(f"{report}: the report would overwrite the model; choose another file for it.")
+
+
+@cli.command()
+@click.argument("model", type=_MODEL)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Say what is in a model."""
+    from turbo_onnx import inspection
+
+    found = inspection.inspect(model)
+    if as_json:
+        click.echo(found.to_json(), nl=False)
+    else:
+        _print(found.render())
+
+
+@cli.command()
+@click.argument("model", type=_MODEL)
+@click.option("--pass", "only", metavar="PASS", help="Only what this pass has to say.")
+@click.option("--packing", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+def explain(model: Path, only: str | None, packing: Any) -> None:
+    """Say what would be done to a model, what would not, and why."""
+    from turbo_onnx import optimizer, pipeline, report_text
+
+    names = pipeline.names(pipeline.passes())
+    if only is not None and only not in names:
+        raise InputError(f"there is no pass '{only}'; the passes are {', '.join(names)}.")
+    with _progress() as progress:
+        result = optimizer.optimize(model, packing=packing, verify=False, progress=progress)
+    _print(report_text.explain(result.report, only))
+
+
+@cli.command()
+@click.argument("before", type=_MODEL)
+@click.argument("after", type=_MODEL)
+@click.option("--atol", type=click.FloatRange(min=0), help="Absolute difference allowed in floating-point outputs.")
+@click.option("--rtol", type=click.FloatRange(min=0), help="Difference allowed in proportion to each value.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the inputs that are made.")
+@click.option("--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify(
+    before: Path,
+    after: Path,
+    atol: float | None,
+    rtol: float | None,
+    seed: int,
+    inputs: Sequence[Path],
+    as_json: bool,
+) -> None:
+    """Compare two models on ragged inputs; exit with 3 if they differ."""
+    from turbo_onnx import comparison
+
+    with _progress() as progress:
+        progress("verify")
+        result = comparison.compare_files(before, after, atol=atol, rtol=rtol, seed=seed, inputs=inputs)
+    if as_json:
+        click.echo(comparison.to_json(result), nl=False)
+    else:
+        for line in comparison.sentences(result):
+            click.echo(line)
+    comparison.require_equal(result, before, after)
+
+
+@cli.command()
+def ops() -> None:
+    """List the operators that optimized models may use."""
+    from turbo_onnx import inspection
+
+    _print(inspection.operators())
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is installed, and whether it works together."""
+    from turbo_onnx import inspection
+
+    table, problems = inspection.doctor()
+    _print(table)
+    if problems:
+        raise InputError(problems[0])
+
+
+def _print(content: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(content)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Something to call with what is being done; shown on stderr while it is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("…") as status:
+        yield lambda what: status.update(what)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # leaves through the `finally` clauses, which remove temporary files
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line, and exit with its code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        cli.main(args=None if arguments is None else list(arguments), standalone_mode=True, prog_name="turbo-onnx")
+    except TurboOnnxError as error:
+        if error.__cause__ is not None and error.exit_code == INTERNAL_ERROR:
+            traceback.print_exception(error.__cause__)
+        click.echo(f"turbo-onnx: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        click.echo("turbo-onnx: this is a bug; please report it with the lines above.", err=True)
+        sys.exit(INTERNAL_ERROR)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Compare two model files: what `turbo-onnx verify` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.serialization.metadata import artifact_of
+from turbo_onnx.serialization.reading import read
+from turbo_onnx.verify import TOLERANCES, Tolerance, Verification, load_cases, verify
+from turbo_onnx.verify_inputs import Feed, describe
+
+
+def compare_files(
+    before: Path,
+    after: Path,
+    *,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    inputs: Sequence[Path] = (),
+) -> Verification:
+    """Run both models on ragged inputs and compare their outputs.
+
+    Where `after` says that padding was removed from it, only rows of real tokens are compared.
+
+    Args:
+        before, after: the files.
+        atol, rtol: |after - before| <= atol + rtol · |before|; without either, `TOLERANCES`.
+        seed: for the inputs that are made.
+        inputs: `.npz` files with further inputs.
+
+    Raises:
+        InputError: a file is not usable, or the models' inputs have other names.
+    """
+    first, second = read(before, artifacts=True), read(after, artifacts=True)
+    names, others = ([tensor.name for tensor in model.graph.inputs] for model in (first, second))
+    if sorted(names) != sorted(others):
+        raise InputError(
+            f"{after}: its inputs are {', '.join(others)}, and those of {before} are {', '.join(names)}; compare models"
+            " with the same inputs."
+        )
+    artifact = artifact_of(second.shell, str(after))
+    facts = artifact.facts if artifact is not None else {}
+    mask = str(facts["mask_input"]) if facts.get("packed") and facts.get("mask_input") is not None else None
+    specs = describe(first, mask)
+    cases: dict[str, Feed] = {}
+    for path in inputs:
+        cases |= load_cases(path, specs)
+    tolerance = None
+    if atol is not None or rtol is not None:
+        usual = TOLERANCES["float32"]
+        tolerance = Tolerance(usual.rtol if rtol is None else rtol, usual.atol if atol is None else atol, scaled=False)
+    return verify(before, after, specs, mask=mask, own_cases=cases, tolerance=tolerance, seed=seed)
+
+
+def sentences(result: Verification) -> list[str]:
+    """The result for people."""
+    lines = [f"Not compared: {sentence}." for sentence in result.skipped]
+    if result.ok:
+        lines.append(
+            f"Equal in {result.cases} cases; largest difference {result.max_abs:.2g},"
+            f" {result.max_rel:.2g} of the largest value."
+        )
+    lines += [f"Different: {sentence}." for sentence in result.failures]
+    return lines
+
+
+def to_json(result: Verification) -> str:
+    """The result as JSON text."""
+    return json.dumps(asdict(result), indent=2) + "\n"
+
+
+def require_equal(result: Verification, before: Path, after: Path) -> None:
+    """Raise unless the models were compared and found equal.
+
+    Raises:
+        VerificationError: they differ.
+        InputError: there was nothing to compare.
+    """
+    if result.ok is None:
+        raise InputError(f"{before}: nothing could be compared: {'; '.join(result.skipped)}; give inputs with --inputs.")
+    if not result.ok:
+        raise VerificationError(f"{after}: it differs from {before} in {len(result.failures)} outputs.")
