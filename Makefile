@@ -9,7 +9,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS := cpu,test,dev,bench,demo
 SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
 CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
-CHECKED := turbo_onnx models benchmarks examples tests
 
 .PHONY: help demo test lint build bench format clean
 .DEFAULT_GOAL := help

@@ -51,7 +51,8 @@ def embed(encoder: ort.InferenceSession, batch: Batch) -> np.ndarray:
     hidden = encoder.run(None, batch)[0]
     weights = batch["attention_mask"][:, :, None].astype(np.float32)
     mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    unit: np.ndarray = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit
 
 
 def operators(path: Path) -> Counter[str]:
