@@ -98,6 +98,7 @@ class Editor:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last that was tried for each hint
         self._collect_names(graph)
         self.modified = False
 
@@ -113,10 +114,11 @@ class Editor:
 
     def unique_name(self, hint: str) -> str:
         """`hint`, or `hint_1`, `hint_2`, …: the first that nothing in the graph is called."""
-        name, number = hint, 0
+        name, number = hint, self._numbers.get(hint, 0)
         while not name or name in self._names:
             number += 1
             name = f"{hint}_{number}"
+        self._numbers[hint] = number
         self._names.add(name)
         return name
 
