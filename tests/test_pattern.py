@@ -148,6 +148,13 @@ class TestNumbers:
         model = parse(graph("g (float16[4] x) => (float16[4] y) {y = Mul(x, r)}"), {"r": np.float16(0.044715)})
         assert search(variable("x") * 0.044715, model)[0]
 
+    @pytest.mark.parametrize("value", ["float[1,1,1] half = {0.5}", "float[2,1] half = {0.5, 0.5}"])
+    def test_a_number_that_changes_the_shape_is_refused(self, value: str) -> None:
+        body = f"g (float[1,4] x) => (float y) <{value}> {{m = Mul(x, half) y = ReduceSum<keepdims=0>(m)}}"
+        said = sentence(op.ReduceSum(variable("x") * 0.5), body)
+        assert said.startswith("half [")
+        assert said.endswith("may change the shape of x")
+
     def test_several_numbers_are_not_one(self) -> None:
         said = sentence(variable("x") * 0.5, f"g {X} <float[4] h = {{0.5, 0.5, 0.5, 1}}> {{y = Mul(x, h)}}")
         assert said == "h should be the number 0.5"

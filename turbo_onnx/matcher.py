@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import attributes
-from turbo_onnx.graph import STANDARD_DOMAINS, Tensor, input_or_none, scalar_value, subgraphs
+from turbo_onnx.graph import STANDARD_DOMAINS, Shape, Tensor, input_or_none, scalar_value, subgraphs
 from turbo_onnx.pattern import Binding, Call, Either, Expression, Number, Output, Variable
 
 _Goals = tuple["Expression | None", "Tensor | None", "_Goals"] | None  # what is left to match, as a linked list
@@ -258,7 +258,7 @@ class Matcher:
         self._nodes[call] = node
         operands = _operands(node, call)
         bound = self._read_attributes(call, node)
-        if bound is not None and operands is not None:
+        if bound is not None and operands is not None and self._keeps_shape(call, operands):
             for order in call.orders:
                 goals = rest
                 for operand, value in reversed(tuple(zip(order, operands, strict=True))):
@@ -266,11 +266,21 @@ class Matcher:
                 yield from self._solve(goals)
                 if len(operands) == 2 and operands[0] is operands[1]:
                     break
-            for name in bound:
-                del self._values[name]
         elif operands is None:
             self._note(0, "{} has more operands than it should", node)
+        for name in bound or ():
+            del self._values[name]
         del self._nodes[call]
+
+    def _keeps_shape(self, call: Call, operands: list[Tensor | None]) -> bool:
+        """Whether a constant that stands for a number leaves the shape of what it is combined with as it is."""
+        if len(operands) != 2 or not any(isinstance(operand, Number | Binding) for operand in call.operands):
+            return True
+        for value, other in (operands, operands[::-1]):
+            if isinstance(value, gs.Constant) and other is not None and not _is_broadcast_to(value, other.shape):
+                self._note(0, "{} {} may change the shape of {}", value, str(list(value.shape)), other)
+                return False
+        return True
 
     def _read_attributes(self, call: Call, node: gs.Node) -> list[str] | None:
         """Compare the attributes; the names that were bound, or None if one is different."""
@@ -296,7 +306,7 @@ class Matcher:
         returned = {id(t) for e in self._returns if (t := self._tensors.get(e)) is not None}
         for node in self._nodes.values():
             for tensor in node.outputs:
-                if id(tensor) in returned or tensor.is_empty():
+                if (id(tensor) in returned and id(tensor) not in self._branch_outputs) or tensor.is_empty():
                     continue
                 reader = self.outside_reader(tensor, inside)
                 if reader is not None:
@@ -332,6 +342,16 @@ def _operands(node: gs.Node, call: Call) -> list[Tensor | None] | None:
     if any(index not in moved and input_or_none(node, index) is not None for index in range(count, len(node.inputs))):
         return None
     return [input_or_none(node, index) for index in range(count)]
+
+
+def _is_broadcast_to(value: gs.Constant, shape: Shape) -> bool:
+    """Whether combining the constant with a tensor of that shape gives that shape."""
+    sizes = list(value.shape)
+    if not sizes:
+        return True
+    if shape is None or len(sizes) > len(shape):
+        return False
+    return all(size in (1, dim) for size, dim in zip(sizes[::-1], shape[::-1], strict=False))
 
 
 def _same_attribute(node: gs.Node, name: str, actual: Any, expected: Any) -> bool:
