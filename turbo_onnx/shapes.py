@@ -141,8 +141,11 @@ def _from_specification(read: Reading) -> list[Fact]:
     for operand, fact in zip(spec.inputs, read.inputs, strict=False):
         if fact is not None and operand.type in spec.types:
             bound.setdefault(operand.type, fact.dtype)
+    pairs = zip(spec.inputs, read.inputs, strict=False)
+    askable = not any(operand.optional and fact is not None and fact.shape is None for operand, fact in pairs)
+    shapes = spec.output_shapes(operands, attributes) if askable else (None,) * len(spec.outputs)
     facts = []
-    for operand, shape in zip(spec.outputs, spec.output_shapes(operands, attributes), strict=True):
+    for operand, shape in zip(spec.outputs, shapes, strict=True):
         dtype = bound.get(operand.type) if operand.type in spec.types else _numpy_type(operand.type)
         named = shape and tuple(_named(read, size) for size in shape)
         facts.append(Fact(dtype, named))

@@ -25,7 +25,7 @@ Form = tuple[frozenset[str], tuple[tuple[str, Any], ...]]  # operands present, i
 
 
 def alias(name: str, number: int) -> str:
-    """The operator's name for its form `number`, counted from 1: `X`, `X_2`, `X_3`, …"""
+    """The operator's name for its form `number`, counted from 1: `X`, `X_2`, `X_3` and so on."""
     return name if number == 1 else f"{name}_{number}"
 
 

@@ -78,7 +78,10 @@ def _inference(spec: OperatorSpec) -> Callable[[defs.InferenceContext], None]:
             for operand, entry in zip(spec.inputs, types, strict=False)
             if entry is not None
         }
-        for index, shape in enumerate(spec.output_shapes(shapes, values)[: context.get_num_outputs()]):
+        pairs = zip(spec.inputs, types, shapes, strict=False)
+        askable = not any(operand.optional and entry is not None and shape is None for operand, entry, shape in pairs)
+        outputs = spec.output_shapes(shapes, values) if askable else (None,) * len(spec.outputs)
+        for index, shape in enumerate(outputs[: context.get_num_outputs()]):
             operand = spec.outputs[index]
             context.set_output_type(index, _type(elements.get(operand.type, 0), operand.type, shape))
 

@@ -74,7 +74,8 @@ class OperatorSpec:
             that can be done. Below opset 15 a body may assume float32 for float types.
         reference: the definition in NumPy: (inputs with None for absent ones, attributes) -> outputs.
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
-            names a dimension that only the data can tell.
+            names a dimension that only the data can tell. Only asked where the shape of every optional input that is
+            there is known, so that for those None means absent.
     """
 
     name: str

@@ -8,6 +8,7 @@
 #include "custom_ops/embed_layer_normalization/cpu.h"
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
+#include "custom_ops/segment_pooling/cpu.h"
 #include "custom_ops/skip_layer_normalization/cpu.h"
 #include "custom_ops/varlen_attention/cpu.h"
 
@@ -20,6 +21,7 @@ struct Kernels {
   CountTokensKernel* count_tokens;
   ListTokensKernel* list_tokens;
   RestorePaddingKernel* restore_padding;
+  SegmentPoolingKernel* segment_pooling;
   SkipLayerNormalizationKernel* skip_layer_normalization;
   VarlenAttentionKernel* varlen_attention;
 };

@@ -10,6 +10,7 @@
 #include "custom_ops/ort/status.h"
 #include "custom_ops/remove_padding/operator.h"
 #include "custom_ops/restore_padding/operator.h"
+#include "custom_ops/segment_pooling/operator.h"
 #include "custom_ops/skip_layer_normalization/operator.h"
 #include "custom_ops/varlen_attention/operator.h"
 
@@ -26,6 +27,7 @@ std::vector<const abi::OrtCustomOp*> every_operator() {
   add<SkipLayerNormalization>(ops);
   add<BiasGelu>(ops);
   add<VarlenAttention>(ops);
+  add<SegmentPooling>(ops);
   return ops;
 }
 

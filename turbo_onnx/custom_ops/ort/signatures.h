@@ -164,4 +164,23 @@ struct VarlenAttention {
   };
 };
 
+struct SegmentPooling {
+  static constexpr const char* name = "SegmentPooling";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { rows, cu_seqlens }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][3] = {
+      {abi::kFloat, abi::kInt32, abi::kFloat},
+  };
+  struct Attributes {
+    std::string mode;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.string("mode", "mean")};
+    }
+  };
+};
+
 }  // namespace turbo_onnx::signature

@@ -1,0 +1,1 @@
+"""VarlenAttention: specification, function body and CPU kernel."""

@@ -56,7 +56,7 @@ def _scale(opset: int) -> str:
 
 
 def _projections(separate: bool, bias: bool) -> str:
-    """q_rows, k_rows, v_rows: the three projections with their bias, of the rank of `query`; q_width, v_width."""
+    """Lines for q_rows, k_rows, v_rows: the three projections with their bias, of the rank of `query`; q_width, v_width."""
     if not separate:
         rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
         return f"""
@@ -91,7 +91,7 @@ def _projections(separate: bool, bias: bool) -> str:
 
 
 def _pad() -> str:
-    """q, k, v [B, longest, width] from packed rows; valid [B, longest]; key_valid [B, 1, 1, longest]."""
+    """Lines for q, k, v [B, longest, width] from packed rows; valid [B, longest]; key_valid [B, 1, 1, longest]."""
     gathered = "".join(gather_padded(f"{name}_rows", name) for name in "qkv")
     return f"""
         {padded_index("query")}
@@ -105,7 +105,7 @@ def _pad() -> str:
 
 
 def _scores() -> str:
-    """scores [B, H, S, L], and the values by head.
+    """The scores [B, H, S, L], and the values by head.
 
     ONNX Runtime's ReshapeFusion would put -1 for the one dimension that is not constant, which fails on an empty batch;
     Abs, which changes nothing, keeps it from looking.

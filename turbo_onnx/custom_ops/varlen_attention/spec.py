@@ -7,6 +7,7 @@ one operator `VarlenAttention` and leave absent inputs empty.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
 
 
 def _reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[Array, ...]:
-    query, key, value, bias, cu_seqlens, attention_bias = (*inputs, *[None] * (6 - len(inputs)))
+    query, key, value, bias, cu_seqlens, attention_bias = inputs
     assert query is not None
     if key is None or value is None:
         q, k, v = np.split(query.astype(np.float64), 3, axis=-1)
@@ -69,7 +70,7 @@ def _reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[
         q, k, v = q + bias[:width], k + bias[width : 2 * width], v + bias[2 * width :]
     if cu_seqlens is not None:
         output = np.zeros((q.shape[0], v.shape[-1]))
-        for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+        for start, end in itertools.pairwise(cu_seqlens):
             rows = slice(int(start), int(end))
             output[rows] = _attend(q[None, rows], k[None, rows], v[None, rows], None, attributes)[0]
     else:
@@ -104,12 +105,10 @@ def _attend(q: Array, k: Array, v: Array, attention_bias: Array | None, attribut
 
 
 def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tuple[Dims | None, ...]:
-    query, key, value = (*shapes, None, None)[:3]
+    query, value = shapes[0], shapes[2]
     if query is None:
         return (None,)
-    has_value = "value" in attributes  # placeholder
-    width = value[-1] if value is not None else query[-1] // 3
-    return ((*query[:-1], width),)
+    return ((*query[:-1], value[-1] if value is not None else query[-1] // 3),)
 
 
 SPEC = OperatorSpec(

@@ -1,0 +1,1 @@
+"""SegmentPooling: specification and CPU kernel."""
