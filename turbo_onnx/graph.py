@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-Tensor = gs.Variable | gs.Constant
+Tensor: TypeAlias = gs.Variable | gs.Constant
 Shape = list[int | str] | None
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
@@ -62,7 +62,8 @@ def scalar_value(tensor: Tensor | None) -> float | int | bool | None:
     first = values[0]
     if not (values == first).all():
         return None
-    return first.item() if hasattr(first, "item") else first
+    number: float | int | bool = first.item() if hasattr(first, "item") else first
+    return number
 
 
 def integers(tensor: Tensor | None) -> list[int] | None:
