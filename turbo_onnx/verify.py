@@ -110,7 +110,7 @@ def verify(
             result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
             continue
         for case in cases:
-            _compare_case(session, case, mask, tolerance, factor, label, result)
+            _compare_case(session, case, specs, mask, tolerance, factor, label, result)
         del session
     result.cases = len(cases)
     result.ok = not result.failures
@@ -207,6 +207,7 @@ def _run(session: Session, feed: Feed) -> dict[str, Array]:
 def _compare_case(
     session: Session,
     case: Case,
+    specs: Sequence[InputSpec],
     mask: str | None,
     tolerance: Tolerance | None,
     factor: float,
@@ -219,11 +220,24 @@ def _compare_case(
         result.failures.append(f"{label}{case.name}: the optimized model fails: {explain(error)}")
         return
     real = np.asarray(case.feed[mask]) != 0 if mask is not None else None
+    if real is None:
+        real = _sequences_with_tokens(case.feed, specs)
     for name, expected in case.expected.items():
         if name not in actual:
             result.failures.append(f"{label}output '{name}' is missing")
             continue
         _compare(expected, actual[name], real, tolerance, factor, f"{label}{case.name}: output '{name}'", result)
+
+
+def _sequences_with_tokens(feed: Feed, specs: Sequence[InputSpec]) -> Array | None:
+    """[B], which sequences have a token in every mask; None without masks.
+
+    Attention over nothing but padding weighs all keys by what rounding leaves of their scores: it means nothing.
+    """
+    masks = [np.asarray(feed[spec.name]) != 0 for spec in specs if spec.kind == "mask" and len(spec.shape) > 1]
+    if not masks or len({mask.shape[0] for mask in masks}) > 1:
+        return None
+    return np.logical_and.reduce([mask.any(axis=tuple(range(1, mask.ndim))) for mask in masks])
 
 
 def _compare(
@@ -284,11 +298,14 @@ def real_rows(shape: tuple[int, ...], real: Array | None) -> Any:
     Args:
         shape: of an output. Its first axis is the batch if it is as long as the mask's; each other axis that is as long
             as the mask's second is taken for the tokens.
-        real: the mask [B, S], or None for everything.
+        real: the mask [B, S]; or [B], which sequences count; or None for everything.
     """
-    if real is None or real.ndim != 2 or not shape or shape[0] != real.shape[0]:
+    if real is None or not shape or shape[0] != real.shape[0]:
         return ...
-    keep = np.broadcast_to(real.any(axis=1).reshape((-1,) + (1,) * (len(shape) - 1)), shape).copy()
+    sequences = real if real.ndim == 1 else real.any(axis=tuple(range(1, real.ndim)))
+    keep = np.broadcast_to(sequences.reshape((-1,) + (1,) * (len(shape) - 1)), shape).copy()
+    if real.ndim != 2:
+        return keep
     for axis, size in enumerate(shape):
         if axis > 0 and size == real.shape[1]:
             keep &= real.reshape([real.shape[0] if a == 0 else size if a == axis else 1 for a in range(len(shape))])
