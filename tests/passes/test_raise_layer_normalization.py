@@ -8,6 +8,7 @@ import pytest
 from tests.passes.support import apply, count, equivalent, graph, normal, operators, parse, run, sentences
 from turbo_onnx.model import Model
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
+from turbo_onnx.passes.raise_opset import RaiseOpset
 
 CONSTANTS = """
   float[4] scale = {1.5, 0.5, -2.0, 1.0}, float[4] bias = {0.1, -0.2, 0.3, 0.4},
@@ -171,6 +172,17 @@ def test_below_opset_17_there_is_no_such_operator() -> None:
     report = apply(RaiseLayerNormalization(), model)
     assert report.applied == 0
     assert "LayerNormalization needs opset 17, and the model stays at 13" in sentences(report)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 16])
+def test_with_the_opset_raised_first_it_is_found_in_older_models(opset: int) -> None:
+    model = chain(SPELLINGS["nine nodes"], opset=opset)
+    inputs = {"x": normal(2, 3, 4)}
+    before = run(model, inputs)
+    apply(RaiseOpset(), model)
+    apply(RaiseLayerNormalization(), model)
+    assert operators(model) == ["LayerNormalization"]
+    equivalent(before, model, inputs)
 
 
 def test_an_unknown_width_is_refused() -> None:
