@@ -18,10 +18,10 @@ HEADS, SIZE, WIDTH = 2, 4, 8
 LOWEST = "-3.4028234663852886e+38"
 
 CONSTANTS = f"""
-    int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[3] joined = {{-1, 2, 4}},
+    int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}},
     int64[2] one_two = {{1, 2}}, int64[2] one_three = {{1, 3}},
     float half = {{0.5}}, float root = {{0.7071067811865476}}, float two = {{2.0}}, float zero = {{0.0}},
-    float unit = {{1.0}}, float infinite = {{-inf}}, float lowest = {{{LOWEST}}}, float million = {{-1000000.0}},
+    float unit = {{1.0}}, float infinite = {{-inf}}, float lowest = {{{LOWEST}}},
     float billion = {{-1000000000.0}}, float tenthousand = {{-10000.0}}
 """
 
