@@ -88,7 +88,19 @@ def test_every_attention_of_an_encoder_is_fused(optimized: Optimized) -> None:
     written = sum(node.op_type in ("Softmax", "Attention") for node in optimized.proto.graph.node)
     attention = optimized.report["attention"]
     assert attention["found"] == attention["fused"] == written > 0
-    assert optimized.report["packed"] is (graph.mask is not None)
+    has_padding = graph.mask is not None
+    assert optimized.report["packed"] is has_padding
+
+
+def test_what_was_not_done_is_explained(optimized: Optimized) -> None:
+    report, has_padding = optimized.report, optimized.graph.mask is not None
+    reasons = [rejection for step in report["passes"] for rejection in step["rejected"]]
+    about_attention = [r for r in reasons if "attention" in r["rule"]]
+    about_packing = [r for r in reasons if "pack" in r["rule"]]
+    attention = report["attention"]
+    assert attention["fused"] == attention["found"] or about_attention
+    assert report["packed"] is has_padding or about_packing or report["notes"]
+    assert all(reason["sentence"].strip() for reason in reasons)
 
 
 def test_two_runs_give_the_same_bytes(optimized: Optimized) -> None:
