@@ -131,9 +131,21 @@ def _merge(edit: Editor, output: Tensor, opset: int) -> tuple[Tensor, bool] | No
 
 
 def only_for(tensor: Tensor, nodes: Sequence[gs.Node], edit: Editor) -> bool:
-    """Whether nothing but the given nodes reads the tensor, or what the nodes but the last make of it."""
+    """Whether nothing needs the tensor once the given nodes are gone, the last of which is the attention.
+
+    What only computes shapes for the nodes goes with them.
+    """
     inside = {id(node) for node in nodes}
     between = [tensor, *(output for node in nodes[:-1] for output in node.outputs)]
-    return all(
-        not edit.is_graph_output(made) and all(id(reader) in inside for reader in made.outputs) for made in between
-    )
+    return all(_goes_with(made, inside, edit, _LONGEST_MERGE) for made in between)
+
+
+def _goes_with(tensor: Tensor, inside: set[int], edit: Editor, depth: int) -> bool:
+    if depth == 0 or edit.is_graph_output(tensor):
+        return False
+    for reader in tensor.outputs:
+        if id(reader) in inside:
+            continue
+        if not all(output.outputs and _goes_with(output, inside, edit, depth - 1) for output in reader.outputs):
+            return False
+    return True
