@@ -55,9 +55,7 @@ def model(case: Case, opset: int = 17) -> onnx.ModelProto:
         for name, value in case.feeds.items()
     ]
     graph = helper.make_graph([node], "graph", inputs, [onnx.ValueInfoProto(name=name) for name in results])
-    result = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=SMALLEST_IR_VERSION
-    )
+    result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=SMALLEST_IR_VERSION)
     functions.attach(result, {entry.name: entry for entry in SPECS})
     return result
 

@@ -37,10 +37,7 @@ def number(opset: int, output: str, value: float, like: str) -> str:
     """`output` = a scalar of the type of the tensor `like`; below opset 15, float32."""
     if opset < CAST_LIKE_OPSET:
         return f"{output} = Constant <value = float {{{value!r}}}> ()\n"
-    return (
-        f"{output}_float = Constant <value = float {{{value!r}}}> ()\n"
-        f"{output} = CastLike ({output}_float, {like})\n"
-    )
+    return f"{output}_float = Constant <value = float {{{value!r}}}> ()\n{output} = CastLike ({output}_float, {like})\n"
 
 
 def layer_normalization(opset: int, output: str, x: str, gamma: str, beta: str | None) -> str:

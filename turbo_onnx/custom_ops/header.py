@@ -37,7 +37,7 @@ def header() -> str:
 
 
 def _lines() -> Iterator[str]:
-    yield "// What the specifications in Python say of every operator. Made by `python -m turbo_onnx.custom_ops.header`."
+    yield "// What the specifications say of every operator. Made by `python -m turbo_onnx.custom_ops.header`."
     yield "// clang-format off"
     yield "#pragma once"
     yield ""

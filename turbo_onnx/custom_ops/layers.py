@@ -12,5 +12,5 @@ def layer_normalization(x: Array, gamma: Array, beta: Array | None, epsilon: flo
     wide = x.astype(np.float64)
     centred = wide - wide.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    normal = centred / np.sqrt(variance + epsilon) * gamma.astype(np.float64)
+    normal: Array = centred / np.sqrt(variance + epsilon) * gamma.astype(np.float64)
     return normal if beta is None else normal + beta.astype(np.float64)

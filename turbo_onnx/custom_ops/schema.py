@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx import TensorShapeProto, TypeProto, defs, helper
+from onnx import TensorProto, TensorShapeProto, TypeProto, defs, helper, shape_inference
 
 from turbo_onnx.custom_ops import SPECS
 from turbo_onnx.custom_ops.functions import alias
@@ -62,8 +62,8 @@ def _attribute(attribute: Attribute) -> defs.OpSchema.Attribute:
     )
 
 
-def _inference(spec: OperatorSpec) -> Callable[[defs.InferenceContext], None]:
-    def infer(context: defs.InferenceContext) -> None:
+def _inference(spec: OperatorSpec) -> Callable[[shape_inference.InferenceContext], None]:
+    def infer(context: shape_inference.InferenceContext) -> None:
         types = [context.get_input_type(index) for index in range(context.get_num_inputs())]
         shapes = [_shape(entry) for entry in types] + [None] * (len(spec.inputs) - len(types))
         given = {attribute.name: context.get_attribute(attribute.name) for attribute in spec.attributes}
@@ -107,8 +107,6 @@ def _type(element: int, declared: str, shape: Dims | None) -> TypeProto:
 
 
 def _element_type(declared: str) -> int:
-    from onnx import TensorProto
-
     return int(TensorProto.DataType.Value(declared.removeprefix("tensor(").removesuffix(")").upper()))
 
 

@@ -16,6 +16,7 @@ Dim = Any  # an int, or a symbolic dimension that supports +, -, *, // and ==
 Dims = tuple[Dim, ...]
 Attributes = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
+ValueType = type[int] | type[float] | type[str]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Attribute:
     name: str
     default: int | float | str | None
     doc: str
-    type: type[int] | type[float] | type[str] | None = None
+    type: ValueType | None = None
 
     @property
-    def value_type(self) -> type[int] | type[float] | type[str]:
+    def value_type(self) -> ValueType:
         """int, float or str: as declared, or the default's."""
         if self.type is not None:
             return self.type

@@ -1,0 +1,1 @@
+"""Gelu of rows plus a bias."""

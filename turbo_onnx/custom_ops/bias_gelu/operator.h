@@ -14,8 +14,8 @@ class BiasGelu {
   static inline int in_place_outputs[] = {Out::output};
 
   explicit BiasGelu(const Signature::Attributes& attributes) : tanh_(attributes.approximate == "tanh") {
-    require(tanh_ || attributes.approximate == "none",
-            "approximate is \"", attributes.approximate, "\", but must be \"none\" or \"tanh\"");
+    require(tanh_ || attributes.approximate == "none", "approximate is \"", attributes.approximate,
+            "\", but must be \"none\" or \"tanh\"");
   }
 
   void compute(const Context& context, const Kernels& kernels) const {

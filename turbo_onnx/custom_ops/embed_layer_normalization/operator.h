@@ -43,11 +43,9 @@ class EmbedLayerNormalization {
     const Tensor table = context.input(table_index);
     require(ids.present == table.present, name, "_ids and ", name, "_table must be given together");
     if (!ids) return {};
-    require(ids.shape == shape,
-            name, "_ids has shape ", ids.shape, ", but word_ids has ", shape);
-    require(table.shape.size() == 2 && table.last_dimension() == width,
-            name, "_table has shape ", table.shape, ", but must be a matrix of ", static_cast<int64_t>(width),
-                " columns");
+    require(ids.shape == shape, name, "_ids has shape ", ids.shape, ", but word_ids has ", shape);
+    require(table.shape.size() == 2 && table.last_dimension() == width, name, "_table has shape ", table.shape,
+            ", but must be a matrix of ", static_cast<int64_t>(width), " columns");
     const Embedding embedding{ids.data, ids.type == abi::kInt64, table.as<float>(), table.shape[0]};
     if (embedding.wide) {
       require_inside(ids.as<int64_t>(), ids.count(), name, embedding.rows);
@@ -61,8 +59,7 @@ class EmbedLayerNormalization {
   static void require_inside(const Id* ids, size_t count, const std::string& name, int64_t rows) {
     for (size_t i = 0; i < count; ++i) {
       if (ids[i] >= -rows && ids[i] < rows) continue;
-      refuse(name, " id ", ids[i], " is outside its table of ",
-                            rows, " rows");
+      refuse(name, " id ", ids[i], " is outside its table of ", rows, " rows");
     }
   }
 

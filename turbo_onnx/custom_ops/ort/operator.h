@@ -117,8 +117,7 @@ class CustomOp : public abi::OrtCustomOp {
     };
     KernelComputeV2 = [](void* kernel, abi::OrtKernelContext* context) {
       const Kernel& self = *static_cast<Kernel*>(kernel);
-      return guarded(self.api, Signature::name,
-                     [&] { self.operation.compute(Context(self.api, context), kernels()); });
+      return guarded(self.api, Signature::name, [&] { self.operation.compute(Context(self.api, context), kernels()); });
     };
     KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   }
@@ -134,7 +133,8 @@ template <class Operator>
 void add(std::vector<const abi::OrtCustomOp*>& ops) {
   using Signature = typename Operator::Signature;
   for (int number = 1; number <= Signature::names; ++number) {
-    const std::string name = number == 1 ? Signature::name : std::string(Signature::name) + "_" + std::to_string(number);
+    const std::string name =
+        number == 1 ? Signature::name : std::string(Signature::name) + "_" + std::to_string(number);
     for (const auto& types : Signature::types) ops.push_back(new CustomOp<Operator>(name, types));
   }
 }

@@ -1,4 +1,4 @@
-// What the specifications in Python say of every operator. Made by `python -m turbo_onnx.custom_ops.header`.
+// What the specifications say of every operator. Made by `python -m turbo_onnx.custom_ops.header`.
 // clang-format off
 #pragma once
 

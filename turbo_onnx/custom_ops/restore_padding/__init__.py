@@ -1,0 +1,1 @@
+"""Packed rows back in a padded batch."""

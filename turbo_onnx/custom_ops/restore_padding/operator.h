@@ -40,8 +40,7 @@ class RestorePadding {
 
   static void require_inside(int64_t index, int64_t previous, int64_t positions) {
     if (index > previous && index < positions) return;
-    refuse("token_index has ", index, " after ", previous,
-                          ", but must be strictly ascending and below ", positions);
+    refuse("token_index has ", index, " after ", previous, ", but must be strictly ascending and below ", positions);
   }
 
   static size_t element_size(abi::ElementType type) {

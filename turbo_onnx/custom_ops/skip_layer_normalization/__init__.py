@@ -1,0 +1,1 @@
+"""A residual connection and its normalization."""

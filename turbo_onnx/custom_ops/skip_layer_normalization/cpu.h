@@ -6,8 +6,8 @@
 
 namespace turbo_onnx {
 
-// sum = x + skip + bias, output = layer_normalization(sum) * gamma + beta, row by row. Null bias, beta and sum are none.
-// output may be x or skip, and so may sum.
+// sum = x + skip + bias, output = layer_normalization(sum) * gamma + beta, row by row. Null bias, beta and sum are
+// none. output may be x or skip, and so may sum.
 using SkipLayerNormalizationKernel = void(const float* x, const float* skip, const float* gamma, const float* beta,
                                           const float* bias, float epsilon, float* output, float* sum, size_t rows,
                                           size_t width, const Parallel& parallel);

@@ -1,0 +1,85 @@
+"""What a kernel does with inputs that its definition does not cover: one sentence, and nothing out of bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from tests.custom_ops.single_node import Case, by_kernel
+
+WORDS = np.zeros((10, 4), np.float32)
+TYPES = np.zeros((2, 4), np.float32)
+ONES = np.ones(4, np.float32)
+MASK = np.ones((2, 3), np.int64)
+
+
+def embedding(word_ids, type_ids=None, type_table=None, gamma=ONES):
+    return Case("EmbedLayerNormalization", [word_ids, type_ids, None, WORDS, type_table, None, gamma, None])
+
+
+def restore(index, rows=2):
+    return Case("RestorePadding", [np.ones((rows, 4), np.float32), np.array(index, np.int64), MASK])
+
+
+@pytest.mark.parametrize(
+    ("case", "sentence"),
+    [
+        (embedding(np.array([3, 10])), "word id 10 is outside its table of 10 rows"),
+        (embedding(np.array([-11])), "word id -11 is outside its table of 10 rows"),
+        (
+            embedding(np.array([3], np.int32), np.array([2], np.int32), TYPES),
+            "token_type id 2 is outside its table of 2",
+        ),
+        (embedding(np.array([1, 2]), np.array([1]), TYPES), "token_type_ids has shape [1], but word_ids has [2]"),
+        (embedding(np.array([1]), np.array([1])), "token_type_ids and token_type_table must be given together"),
+        (embedding(np.array([1]), np.array([1]), TYPES[:, :3].copy()), "must be a matrix of 4 columns"),
+        (embedding(np.array([1]), gamma=np.ones(5, np.float32)), "gamma has shape [5], but must be a vector of 4"),
+        (restore([0, 6]), "token_index has 6 after 0, but must be strictly ascending and below 6"),
+        (restore([-1, 2]), "token_index has -1 after -1"),
+        (restore([2, 2]), "token_index has 2 after 2"),
+        (restore([1], rows=2), "token_index has shape [1], but must be a vector of 2"),
+        (Case("RemovePadding", [np.ones(3, np.int64)], outputs=4), "mask has shape [3], but must be a matrix"),
+        (
+            Case("SkipLayerNormalization", [np.ones((2, 4), np.float32), np.ones((1, 4), np.float32), ONES]),
+            "x has shape [2, 4], but skip has [1, 4]",
+        ),
+        (Case("BiasGelu", [np.ones((2, 4), np.float32), ONES[:3]]), "bias has shape [3], but must be a vector of 4"),
+        (Case("BiasGelu", [np.array(1, np.float32)]), "x is a scalar"),
+    ],
+)
+def test_wrong_inputs_are_refused_with_a_sentence_that_names_the_operator(case, sentence):
+    with pytest.raises(Exception, match=case.operator) as refusal:  # onnxruntime's classes differ between releases
+        by_kernel(case)
+    assert sentence in str(refusal.value)
+
+
+def test_an_unknown_attribute_value_is_refused_when_the_session_is_made():
+    case = Case("BiasGelu", [np.ones((2, 4), np.float32)], {"approximate": "cubic"})
+    with pytest.raises(Exception, match='approximate is "cubic", but must be "none" or "tanh"'):
+        by_kernel(case)
+
+
+def test_a_required_attribute_that_is_missing_is_refused():
+    from onnx import helper
+
+    from tests.custom_ops.single_node import model
+    from turbo_onnx import runtime
+
+    rows, starts = np.ones((2, 24), np.float32), np.array([0, 2], np.int32)
+    proto = model(Case("VarlenAttention", [rows, None, None, None, starts], {"num_heads": 2, "scale": 1.0}))
+    del proto.functions[:]
+    kept = [a for a in proto.graph.node[0].attribute if a.name != "num_heads"]
+    del proto.graph.node[0].attribute[:]
+    proto.graph.node[0].attribute.extend(kept)
+    assert helper.get_node_attr_value(proto.graph.node[0], "scale") == 1.0
+    with pytest.raises(Exception, match="num_heads"):
+        runtime.InferenceSession(proto.SerializeToString())
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """ONNX Runtime prints every error that it returns."""
+    ort.set_default_logger_severity(4)
+    yield
+    ort.set_default_logger_severity(2)
