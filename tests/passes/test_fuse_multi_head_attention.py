@@ -278,6 +278,20 @@ def test_heads_that_are_not_merged_are_split_again() -> None:
     check_equivalent(before, after)
 
 
+def test_heads_that_are_merged_twice_are_replaced_twice() -> None:
+    merge = (
+        "to = Transpose<perm = [0,2,1,3]>(o) merged = Reshape(to, merge) y = MatMul(merged, wo) "
+        "rows = Reshape(to, flat) extra = MatMul(rows, wo)"
+    )
+    before, after = (
+        layer(SCORES, merge=merge, constants=", int64[2] flat = {-1, 8}", outputs="float[B,S,8] y, float[N,8] extra")
+        for _ in range(2)
+    )
+    fused(after)
+    assert (count(after)["Transpose"], count(after)["Reshape"]) == (0, 1)
+    check_equivalent(before, after)
+
+
 def test_keys_from_a_cache_are_brought_side_by_side() -> None:
     key = f"{KEY} all = Concat<axis = 2>(past, k) kt = Transpose<perm = [0,1,3,2]>(all)"
     value = f"{VALUE.replace(' v = ', ' v0 = ')} v = Concat<axis = 2>(past, v0)"

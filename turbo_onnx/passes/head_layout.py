@@ -85,49 +85,51 @@ def is_split_or_merged(edit: Editor, output: Tensor, found: Sequence[Sequence[An
     """Whether any operand of an attention is split into heads above it, or its output's heads are merged below it."""
     if any(sources(chain) or heads_beside_features(chain) for chain in found):
         return True
-    return _merge(edit, output, opset) is not None
+    return _merged(edit, output, opset) is not None
 
 
 def replace_merged(edit: Editor, output: Tensor, result: Tensor, opset: int) -> None:
     """Put `result` [B, S, H*D] in the place of an attention's `output` [B, H, S, D] and of the merge of its heads."""
-    merge = _merge(edit, output, opset)
-    if merge is None:
+    merged = _merged(edit, output, opset)
+    if merged is None:
         batch, heads, rows, size = output.shape
         split = reshaped(edit, result, [0, 0, heads, size], [batch, rows, heads, size])
         edit.replace(output, transposed(edit, split, (0, 2, 1, 3)))
         return
-    merged, sequence_first = merge
-    if sequence_first:
-        result = transposed(edit, result, (1, 0, 2))
-    if len(merged.shape) == 2:
-        result = reshaped(edit, result, [-1, result.shape[2]], merged.shape)
-    edit.replace(merged, result)
+    for tensor, sequence_first in merged:
+        new = transposed(edit, result, (1, 0, 2)) if sequence_first else result
+        if len(tensor.shape) == 2:
+            new = reshaped(edit, new, [-1, new.shape[2]], tensor.shape)
+        edit.replace(tensor, new)
 
 
-def _merge(edit: Editor, output: Tensor, opset: int) -> tuple[Tensor, bool] | None:
-    """The first tensor below [B, H, S, D] that is [B, S, H*D] or [B*S, H*D], or with B and S the other way round.
+_Merged = list[tuple[Tensor, bool]]  # tensors, and whether the sequence comes first in them
 
-    Returns the tensor and whether S comes first; None where there is none, or where the heads are read elsewhere too.
-    """
-    view: View | None = whole(output.shape)
-    assert view is not None
-    batch, head, rows, feature = view.axes
+
+def _merged(edit: Editor, output: Tensor, opset: int) -> _Merged | None:
+    """All that is made of [B, H, S, D], where that is only [B, S, H*D], [B*S, H*D], or with B and S the other way."""
+    return _merges(edit, output, whole(output.shape), whole(output.shape), opset, _LONGEST_MERGE)
+
+
+def _merges(edit: Editor, current: Tensor, view: View, full: View, opset: int, depth: int) -> _Merged | None:
+    batch, head, rows, feature = full.axes
     width = head + feature
-    current = output
-    for _ in range(_LONGEST_MERGE):
-        for first, second in ((batch, rows), (rows, batch)):
-            if view.axes in ((first, second, width), (first + second, width)):
-                return current, first is rows and first != batch
-        if len(current.outputs) != 1 or edit.is_graph_output(current):
-            return None
-        node = current.outputs[0]
+    for first, second in ((batch, rows), (rows, batch)):
+        if view.axes in ((first, second, width), (first + second, width)):
+            return [(current, first != batch)]
+    if edit.is_graph_output(current) or depth == 0 or not current.outputs:
+        return None
+    found: _Merged = []
+    for node in current.outputs:
         if node.op in ("Mul", "Div") or viewed_input(node) is not current or len(node.outputs) != 1:
             return None
-        current = node.outputs[0]
-        view = None if current.shape is None else applied(view, node, current, opset)
-        if view is None or view.offsets:
+        below = node.outputs[0]
+        after = None if below.shape is None else applied(view, node, below, opset)
+        merged = None if after is None or after.offsets else _merges(edit, below, after, full, opset, depth - 1)
+        if merged is None:
             return None
-    return None
+        found += merged
+    return found
 
 
 def only_for(tensor: Tensor, nodes: Sequence[gs.Node], edit: Editor) -> bool:
