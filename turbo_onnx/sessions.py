@@ -46,6 +46,7 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_mem_reuse = False  # planning it takes minutes for 20,000 unoptimized nodes
     if library:
         from turbo_onnx.runtime import register
 
