@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.graph import Shape
 from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.exporting import export_graph, opset_imports, tensor_proto
 from turbo_onnx.serialization.functions import attach_functions
@@ -31,12 +32,20 @@ class Model:
         path: the file it came from, if any.
         shell: the original ModelProto without its graph: metadata, versions, functions, what graphsurgeon drops.
         origin: the bytes that it was read from, for a model that was read.
+        declared_shapes: the shapes of graph inputs and outputs as the file declares them, by name. Inference writes
+            what it learns to the tensors; the saved model keeps its interface.
     """
 
     graph: gs.Graph
     path: Path | None = None
     shell: onnx.ModelProto = field(default_factory=onnx.ModelProto)
     origin: Origin | None = field(default=None, repr=False)
+    declared_shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for tensor in (*self.graph.inputs, *self.graph.outputs):
+            shape = None if tensor.shape is None else list(tensor.shape)
+            self.declared_shapes.setdefault(tensor.name, shape)
 
     @property
     def opset(self) -> int:
@@ -87,6 +96,7 @@ class Model:
         The functions of our own operators are in it, so that it runs without our library.
         """
         exported = export_graph(self.graph)
+        _declare_shapes(exported.graph, self.declared_shapes)
         proto = onnx.ModelProto()
         proto.CopyFrom(self.shell)
         proto.graph.CopyFrom(exported.graph)
@@ -126,3 +136,15 @@ class Model:
         """
         with writing.staging(path) as folder:
             self.write(folder, path.name, external)
+
+
+def _declare_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+    """Give the graph's inputs and outputs the shapes by which their users know them."""
+    for value in (*graph.input, *graph.output):
+        shape = shapes.get(value.name)
+        if shape is None or not value.type.HasField("tensor_type"):
+            continue
+        tensor_type = value.type.tensor_type
+        tensor_type.ClearField("shape")
+        dims = onnx.helper.make_tensor_type_proto(tensor_type.elem_type, shape).tensor_type.shape
+        tensor_type.shape.CopyFrom(dims)

@@ -32,6 +32,7 @@ from turbo_onnx.passes.raise_opset import RaiseOpset
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
 from turbo_onnx.passes.remove_no_ops import RemoveNoOps
+from turbo_onnx.passes.remove_padding import RemovePadding
 from turbo_onnx.passes.simplify_shapes import SimplifyShapes
 
 CLEAN: tuple[Pass, ...] = (
@@ -52,7 +53,7 @@ RAISE: tuple[Pass, ...] = (
     RaiseAttention(),
     FuseMultiHeadAttention(),
 )
-PACK: tuple[Pass, ...] = ()
+PACK: tuple[Pass, ...] = (RemovePadding(),)
 FUSE: tuple[Pass, ...] = (
     FuseEmbedLayerNormalization(),
     FuseSkipLayerNormalization(),

@@ -1,0 +1,244 @@
+"""Follow a padding mask through the graph: which tensors are functions of the mask, and which functions.
+
+A mask tensor holds one number for each token: 1 for a real token and 0 for padding. Whatever exporters make of it
+(casts, `1 - mask`, products with a huge negative number, `Where`, broadcasts to four axes), every element of the
+result depends on the mask at a few tokens only, and a mask has two values. So such a tensor is known completely by a
+table: its element for each combination of mask values. No spelling has to be recognised; each element-wise operator
+is simply run on the table.
+
+Two kinds of tensors can be a mask: a graph input [B, S] that is not used as an index (its values are taken to be 0
+and 1, as every exporter's and tokenizer's are), and any computed boolean tensor [B, S], such as `ids != pad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.dims import Dim, as_dim
+from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
+from turbo_onnx.inference.values import single
+from turbo_onnx.model import Model
+from turbo_onnx.shapes import Facts
+
+MASKED_AT_MOST = -1e4  # what is added to a score to hide a token, in the oldest exporters; newer ones add far less
+_LONGEST_CHAIN = 64
+
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "And": np.logical_and,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+    "Not": np.logical_not,
+    "Neg": np.negative,
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Where": np.where,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Identity": np.array,
+    "IsNaN": np.isnan,
+    "Abs": np.abs,
+}
+View = tuple[int, int]  # the axes of the tensor along which the mask's batch and position run, counted from the last: -1
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFunction:
+    """A tensor whose element is `table[mask at views[0], mask at views[1], …]`.
+
+    Attributes:
+        mask: the mask [B, S]; None where no mask is involved and the tensor is one number throughout.
+        views: where the mask's two axes lie in the tensor, as negative axes; one for each axis of `table`.
+        table: NumPy array of shape (2,) * len(views).
+    """
+
+    mask: Tensor | None
+    views: tuple[View, ...]
+    table: np.ndarray
+
+    def value(self, real: int) -> Any:
+        """The element where the mask is `real` (0 or 1) at every view."""
+        return self.table[(real,) * len(self.views)].item()
+
+    def follows_tokens(self, rank: int) -> bool:
+        """Whether the mask's axes are the first two of the tensor's `rank` axes, so that each row has one value."""
+        return self.views == ((-rank, 1 - rank),)
+
+
+class MaskFunctions:
+    """Finds mask functions in one graph; remembers what it found.
+
+    Args:
+        model: the graph, sorted.
+        facts: of that graph, for what is known of aranges compared with numbers.
+    """
+
+    def __init__(self, model: Model, facts: Facts) -> None:
+        self._facts = facts
+        self._inputs = {id(tensor) for tensor in model.graph.inputs}
+        self._known: dict[int, MaskFunction | None] = {}
+        for node in model.graph.nodes:  # in topological order, so that the recursion below stays shallow
+            for tensor in node.outputs:
+                self.of(tensor)
+
+    def of(self, tensor: Tensor) -> MaskFunction | None:
+        """The tensor as a function of one mask, or None if it is not known to be one."""
+        if isinstance(tensor, gs.Constant):
+            number = _number(tensor)
+            return None if number is None else MaskFunction(None, (), number)
+        key = id(tensor)
+        if key not in self._known:
+            self._known[key] = None
+            self._known[key] = self._find(tensor)
+        return self._known[key]
+
+    def _find(self, tensor: gs.Variable) -> MaskFunction | None:
+        item = single(self._facts[tensor].value)
+        if item is not None and not isinstance(item, Dim):
+            return MaskFunction(None, (), np.array(item, dtype=tensor.dtype))
+        node = producer(tensor)
+        found = self._computed(node) if node is not None else None
+        return found if found is not None else self._source(tensor)
+
+    def _source(self, tensor: gs.Variable) -> MaskFunction | None:
+        """The tensor as a mask itself."""
+        if tensor.shape is None or len(tensor.shape) != 2 or not isinstance(tensor.dtype, np.dtype | type):
+            return None
+        kind = np.dtype(tensor.dtype).kind
+        if kind != "b" and (id(tensor) not in self._inputs or kind not in "iuf" or is_index(tensor)):
+            return None
+        return MaskFunction(tensor, ((-2, -1),), np.array([0, 1], dtype=tensor.dtype))
+
+    def _computed(self, node: gs.Node) -> MaskFunction | None:
+        if is_op(node, "Cast"):
+            source = self.of(node.inputs[0])
+            to = node.outputs[0].dtype
+            if source is None or not isinstance(to, np.dtype | type):
+                return None
+            return MaskFunction(source.mask, source.views, source.table.astype(to))
+        if is_op(node, "Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose"):
+            source = self.of(node.inputs[0])
+            return None if source is None else self._moved(node, source)
+        if is_op(node, *_ELEMENTWISE):
+            return self._elementwise(node)
+        if is_op(node, "Div"):
+            return self._elementwise(node)
+        return None
+
+    def _elementwise(self, node: gs.Node) -> MaskFunction | None:
+        operands = [self.of(tensor) for tensor in node.inputs]
+        known = [operand for operand in operands if operand is not None]
+        masks = {id(operand.mask): operand.mask for operand in known if operand.mask is not None}
+        if len(known) != len(operands) or len(masks) > 1:
+            return None
+        views = tuple(dict.fromkeys(view for operand in known for view in operand.views))
+        arrays = []
+        for operand in known:
+            order = [views.index(view) for view in operand.views]
+            shape = [2 if axis in order else 1 for axis in range(len(views))]
+            arrays.append(np.transpose(operand.table, np.argsort(order)).reshape(shape))
+        function = _ELEMENTWISE.get(node.op)
+        if function is None:  # Div: of floating-point numbers only, where NumPy and ONNX agree
+            if any(array.dtype.kind != "f" for array in arrays):
+                return None
+            function = np.divide
+        with np.errstate(all="ignore"):
+            table = np.asarray(function(*arrays))
+        table = np.broadcast_to(table, (2,) * len(views))
+        return MaskFunction(next(iter(masks.values()), None), views, table.astype(node.outputs[0].dtype))
+
+    def _moved(self, node: gs.Node, source: MaskFunction) -> MaskFunction | None:
+        """Nodes that only place the tensor's axes elsewhere, insert axes of size 1, or repeat along such axes."""
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if before is None or after is None:
+            return None
+        where = _axis_map(node, [as_dim(size) for size in before], [as_dim(size) for size in after])
+        if where is None:
+            return None
+        views = []
+        for batch, position in source.views:
+            axes = [where.get(len(before) + axis) for axis in (batch, position)]
+            if axes[0] is None or axes[1] is None:
+                return None
+            views.append((axes[0] - len(after), axes[1] - len(after)))
+        return MaskFunction(source.mask, tuple(views), source.table)
+
+
+def _axis_map(node: gs.Node, before: list[Any], after: list[Any]) -> dict[int, int] | None:
+    """Where each axis of the input is in the output, for axes of size other than 1."""
+    if is_op(node, "Transpose"):
+        order = node.attrs.get("perm") or list(reversed(range(len(before))))
+        return {source: place for place, source in enumerate(order)}
+    if is_op(node, "Expand"):
+        return {axis: axis + len(after) - len(before) for axis in range(len(before))}
+    sources = [axis for axis, size in enumerate(before) if size != 1]
+    places = [axis for axis, size in enumerate(after) if size != 1]
+    if [before[axis] for axis in sources] != [after[axis] for axis in places]:
+        return None
+    return dict(zip(sources, places, strict=True))
+
+
+def _number(tensor: gs.Constant) -> np.ndarray | None:
+    value = scalar_value(tensor)
+    return None if value is None else np.array(value, dtype=tensor.dtype)
+
+
+def is_index(tensor: Tensor) -> bool:
+    """Whether the tensor is used to look things up, so that its values are not just 0 and 1."""
+    return any(
+        is_op(reader, "Gather", "GatherElements", "GatherND") and len(reader.inputs) > 1 and reader.inputs[1] is tensor
+        for reader in consumers(tensor)
+    )
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """What an attention's additive bias is known to be.
+
+    Attributes:
+        mask: keys where this [B, S] tensor is 0 are hidden from every row of a real token.
+        alone: whether the bias is nothing else; otherwise other terms are added.
+    """
+
+    mask: Tensor
+    alone: bool
+
+
+def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | None:
+    """Prove that a bias [B, 1|H, 1|S, S] hides the padding keys, and is 0 between real tokens where it is `alone`.
+
+    Args:
+        bias: what is added to the scores; batch, heads, queries and keys along its axes.
+        functions: of the graph.
+    """
+    found = functions.of(bias)
+    if found is not None:
+        return AttentionMask(found.mask, True) if found.mask is not None and _hides_padding(found) else None
+    node = producer(bias)
+    if is_op(node, "Add") and node is not None:
+        for tensor in node.inputs:
+            part = attention_mask(tensor, functions)
+            if part is not None:
+                return AttentionMask(part.mask, False)
+    return None
+
+
+def _hides_padding(function: MaskFunction) -> bool:
+    """For rows of real tokens: nothing added for real keys, and padding keys pushed down to nothing."""
+    keys, queries = (-4, -1), (-4, -2)
+    if keys not in function.views or any(view not in (keys, queries) for view in function.views):
+        return False
+    table = function.table
+    if len(function.views) == 2:
+        table = np.take(table, 1, axis=function.views.index(queries))
+    return bool(table[1] == 0 and table[0] <= MASKED_AT_MOST)

@@ -1,0 +1,190 @@
+"""Where the rows of padding go: which nodes may run without them.
+
+Leaving padding out changes what the padding rows of every tensor hold. That is harmless exactly where nobody who
+matters reads them. Going from the outputs to the inputs, every reader of a tensor [B, S, …] is asked:
+
+- a graph output does not mind (padding rows of outputs are documented to be 0);
+- a token-wise node minds if its results' readers do;
+- attention whose bias hides the padding keys does not mind for keys and values, and for queries if its results'
+  readers do not;
+- a product with the mask, or a choice by it, does not mind: its padding rows are the same number whatever it reads;
+- pooling does not mind where it takes the first token, or where the padding rows are known not to count;
+- anything else minds.
+
+A node whose results' padding rows matter stays as it is, and so does all that it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.graph import Tensor, consumers, input_or_none, integers, is_op
+from turbo_onnx.layout import Role, TokenLayout, Tokenwise
+from turbo_onnx.masks import MASKED_AT_MOST, AttentionMask, MaskFunctions
+from turbo_onnx.model import Model
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A reduction of each sequence's rows to one.
+
+    Attributes:
+        mode: of SegmentPooling, or "count" for the number of tokens times a constant.
+        floor: for "max", what padding rows hold; for "count", the constant.
+        keeps_axis: whether the result has an axis of size 1 where the positions were.
+    """
+
+    mode: Literal["first", "sum", "max", "count"]
+    floor: float
+    keeps_axis: bool
+
+
+class PaddingFlow:
+    """The answers for one graph and one mask.
+
+    Args:
+        model: the graph, sorted, with shapes.
+        mask: the tensor [B, S].
+        layout: of tokens in batches of the mask's shape.
+        functions: which tensors are functions of masks.
+        masks: for each attention node (by id) what its bias is, if proven.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        mask: Tensor,
+        layout: TokenLayout,
+        functions: MaskFunctions,
+        masks: dict[int, AttentionMask],
+    ) -> None:
+        self.mask = mask
+        self.layout = layout
+        self._functions = functions
+        self._masks = masks
+        self._minded: set[int] = set()
+        self._tokenwise: dict[int, Tokenwise | None] = {}
+        for node in reversed(model.graph.nodes):
+            for tensor in {id(t): t for t in node.inputs}.values():
+                if layout.lead(tensor) and not self._does_not_mind(node, tensor):
+                    self._minded.add(id(tensor))
+        inner = {id(node) for node in model.graph.nodes}
+        for node in model.graph.nodes:  # what a subgraph reads, nobody has asked about
+            for tensor in node.outputs:
+                if any(id(reader) not in inner for reader in consumers(tensor)):
+                    self._minded.add(id(tensor))
+
+    def tokenwise(self, node: gs.Node) -> Tokenwise | None:
+        """`TokenLayout.tokenwise`, remembered."""
+        key = id(node)
+        if key not in self._tokenwise:
+            self._tokenwise[key] = self.layout.tokenwise(node)
+        return self._tokenwise[key]
+
+    def ignorable(self, tensor: Tensor) -> bool:
+        """Whether nothing depends on what the tensor's padding rows hold."""
+        return id(tensor) not in self._minded
+
+    def may_pack(self, tensor: Tensor) -> bool:
+        """Whether the tensor may be computed without its padding rows, and restored with zeros where need be."""
+        if self.ignorable(tensor):
+            return True
+        value = self.padding_value(tensor)
+        return value == 0 or (value is not None and all(self.pooling(r) is not None for r in consumers(tensor)))
+
+    def attention(self, node: gs.Node) -> AttentionMask | None:
+        """What is known of the node's mask, if the node is self-attention over this batch, hidden by this mask."""
+        found = self._masks.get(id(node))
+        if found is None or found.mask is not self.mask:
+            return None
+        operands = [tensor for tensor in (input_or_none(node, i) for i in range(3)) if tensor is not None]
+        return found if all(self.layout.lead(tensor) == 2 for tensor in operands) else None
+
+    def row_values(self, tensor: Tensor) -> tuple[float, float] | None:
+        """(padding, real): what the tensor's rows hold, for functions of this mask alone, row by row."""
+        if tensor.shape is None or not self.layout.lead(tensor):
+            return None
+        function = self._functions.of(tensor)
+        if function is None or function.mask is not self.mask or not function.follows_tokens(len(tensor.shape)):
+            return None
+        return function.value(0), function.value(1)
+
+    def padding_value(self, tensor: Tensor) -> float | None:
+        """The one number that all padding rows of the tensor hold in the original, if it is known."""
+        for _ in range(8):
+            values = self.row_values(tensor)
+            if values is not None:
+                return values[0]
+            node = tensor.inputs[0] if tensor.inputs else None
+            if is_op(node, "Mul") and node is not None:
+                zeroed = any((self.row_values(operand) or (1,))[0] == 0 for operand in node.inputs)
+                return 0 if zeroed else None
+            if is_op(node, "Where") and node is not None:
+                choice = self.row_values(node.inputs[0])
+                if choice is None:
+                    return None
+                chosen = node.inputs[1] if choice[0] else node.inputs[2]
+                function = self._functions.of(chosen)
+                return function.value(0) if function is not None and function.mask is None else None
+            if not is_op(node, "Identity", "Unsqueeze", "Squeeze", "Reshape") or node is None:
+                return None
+            if self.tokenwise(node) is None:
+                return None
+            tensor = node.inputs[0]
+        return None
+
+    def pooling(self, node: gs.Node) -> Pooling | None:
+        """How the node pools the rows of its first operand [B, S, H], if it does so in a way that ignores padding."""
+        if not node.inputs or self.layout.lead(node.inputs[0]) != 2:
+            return None
+        rows = node.inputs[0]
+        if is_op(node, "Gather") and len(rows.shape) == 3 and node.attrs.get("axis", 0) in (1, -2):
+            if integers(node.inputs[1]) == [0]:
+                return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
+        if is_op(node, "Slice") and len(rows.shape) == 3:
+            starts, ends, axes, steps = (integers(input_or_none(node, index)) for index in (1, 2, 3, 4))
+            if starts == [0] and ends == [1] and axes in ([1], [-2]) and steps in (None, [1]):
+                return Pooling("first", 0.0, True)
+        if is_op(node, "ReduceSum", "ReduceMax"):
+            return self._reduction(node, rows)
+        return None
+
+    def _reduction(self, node: gs.Node, rows: Tensor) -> Pooling | None:
+        rank = len(rows.shape)
+        given = node.attrs.get("axes")
+        axes = list(given) if given is not None else integers(input_or_none(node, 1))
+        if axes is None or [axis % rank for axis in axes] != [1]:
+            return None
+        keeps = bool(node.attrs.get("keepdims", 1))
+        values = self.row_values(rows)
+        if is_op(node, "ReduceSum") and values is not None and values[0] == 0 and self.layout.row(rows) is not None:
+            return Pooling("count", values[1], keeps)
+        padding = self.padding_value(rows)
+        if rank != 3 or padding is None:
+            return None
+        if is_op(node, "ReduceSum"):
+            return Pooling("sum", 0.0, keeps) if padding == 0 else None
+        return Pooling("max", padding, keeps) if padding <= MASKED_AT_MOST else None
+
+    def _does_not_mind(self, node: gs.Node, tensor: Tensor) -> bool:
+        if is_op(node, "Shape"):
+            return True
+        if is_op(node, "VarlenAttention", domain=DOMAIN):
+            if self.attention(node) is None:
+                return False
+            roles = [index for index in range(len(node.inputs)) if node.inputs[index] is tensor]
+            only_hidden = all(index in (1, 2) for index in roles)
+            return only_hidden or (max(roles) <= 2 and self.ignorable(node.outputs[0]))
+        if self.pooling(node) is not None and node.inputs[0] is tensor:
+            return all(operand is not tensor for operand in node.inputs[1:])
+        rule = self.tokenwise(node)
+        if rule is None:
+            return False
+        roles_here = [role for role, operand in zip(rule.roles, node.inputs, strict=False) if operand is tensor]
+        if any(role is not Role.TOKEN for role in roles_here):
+            return False
+        return all(self.ignorable(o) or self.padding_value(o) is not None for o in node.outputs if not o.is_empty())
