@@ -62,6 +62,13 @@ TURBO_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
 TURBO_INLINE Vec operator/(Vec a, Vec b) { return a.v / b.v; }
 TURBO_INLINE Vec operator-(Vec a) { return -a.v; }
 
+// 0, 1, 2, ...
+TURBO_INLINE Vec lane_numbers() {
+  FloatLanes r;
+  for (size_t i = 0; i < kLanes; ++i) r[i] = static_cast<float>(i);
+  return r;
+}
+
 // ---- memory: no alignment is needed. Partial forms touch only the first `count` <= kLanes floats; the other lanes
 // load as zero.
 

@@ -56,7 +56,7 @@ def _scale(opset: int) -> str:
 
 
 def _projections(separate: bool, bias: bool) -> str:
-    """Lines for q_rows, k_rows, v_rows: the three projections with their bias, of the rank of `query`; q_width, v_width."""
+    """Lines for q_rows, k_rows, v_rows, the projections with their bias, and for q_width and v_width."""
     if not separate:
         rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
         return f"""

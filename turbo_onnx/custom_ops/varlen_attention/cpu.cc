@@ -119,20 +119,30 @@ void add_bias(float* scores, const float* bias, size_t stride, size_t keys) {
   }
 }
 
-// Turns scores[0, keys) into exp(score - largest), and the rest up to `padded` into 0. Returns their sum. `largest` is
-// that of the keys before, and becomes that of all.
-TURBO_INLINE float exponentiate(float* scores, size_t keys, size_t padded, float& largest) {
-  for (size_t j = keys; j < padded; ++j) scores[j] = -kInfinity;
+// The largest of the first `keys` scores and `largest`. What the last of their vectors holds beyond them becomes -inf.
+TURBO_INLINE float largest_of(float* scores, size_t keys, float largest) {
   Vec most(largest);
-  for (size_t j = 0; j < padded; j += kLanes) most = max(most, load(scores + j));
-  largest = hmax(most);
+  size_t j = 0;
+  for (; j + kLanes <= keys; j += kLanes) most = max(most, load(scores + j));
+  if (j < keys) {
+    const Vec last = select_less(lane_numbers(), Vec(static_cast<float>(keys - j)), load(scores + j), Vec(-kInfinity));
+    store(scores + j, last);
+    most = max(most, last);
+  }
+  return hmax(most);
+}
+
+// Turns the first `keys` scores into exp(score - largest), and the rest up to `padded` into 0. Returns their sum.
+TURBO_INLINE float exponentiate(float* scores, size_t keys, size_t padded, float largest) {
   const Vec base(largest == -kInfinity ? 0.0f : largest);
   Vec sum(0.0f);
-  for (size_t j = 0; j < padded; j += kLanes) {
+  size_t j = 0;
+  for (; j < keys; j += kLanes) {
     const Vec e = exp_below_overflow(load(scores + j) - base);
     store(scores + j, e);
     sum += e;
   }
+  for (; j < padded; j += kLanes) store(scores + j, Vec(0.0f));
   return hsum(sum);
 }
 
@@ -188,20 +198,96 @@ struct Buffers {
   }
 };
 
-// The scores of queries [first, first + rows) of the unit against `width` keys from key `start` on.
-void score(const VarlenAttentionArguments& args, const Unit& unit, size_t head, size_t first, size_t rows, size_t start,
-           size_t width, const Buffers& buffers) {
-  for (size_t k = 0; k < width; k += kTileColumns) {
-    const size_t vectors = (smaller(width - k, kTileColumns) + kLanes - 1) / kLanes;
+// A few queries of a unit against one chunk of its keys, for one head.
+struct Block {
+  const Unit& unit;
+  size_t head;
+  size_t first, rows;   // queries, counted from the sequence's first
+  size_t start, chunk;  // keys
+  size_t width;         // keys that any of the queries sees
+
+  size_t place() const { return first - unit.first; }  // of the first query within the unit
+};
+
+size_t seen_keys(const VarlenAttentionArguments& args, const Block& block, size_t row) {
+  const size_t visible = visible_keys(args, block.unit, block.first + row);
+  return visible > block.start ? smaller(visible - block.start, block.chunk) : 0;
+}
+
+const float* head_bias(const ProjectedRows& rows, size_t head, size_t width) {
+  return rows.bias ? rows.bias + head * width : nullptr;
+}
+
+// scores = scale * query key^T + attention bias.
+void score(const VarlenAttentionArguments& args, const Block& block, const Buffers& buffers) {
+  const size_t size = args.head_size;
+  copy_rows(args.query.data + (block.unit.query_row + block.first) * args.query.stride + block.head * size,
+            args.query.stride, head_bias(args.query, block.head, size), block.rows, size, buffers.queries, size);
+  for (size_t k = 0; k < block.width; k += kTileColumns) {
+    const size_t vectors = (smaller(block.width - k, kTileColumns) + kLanes - 1) / kLanes;
     const Epilogue end{buffers.scores + k, buffers.score_stride, nullptr, nullptr, args.scale, vectors * kLanes};
-    multiply({buffers.queries, args.head_size}, rows, {buffers.keys + k * args.head_size, kTileColumns}, args.head_size,
-             vectors, end);
+    multiply({buffers.queries, size}, block.rows, {buffers.keys + k * size, kTileColumns}, size, vectors, end);
   }
-  if (args.bias.data == nullptr) return;
   const AttentionBias& bias = args.bias;
-  const float* data = bias.data + unit.sequence * bias.batch_stride + head * bias.head_stride + start * bias.key_stride;
-  for (size_t r = 0; r < rows; ++r)
-    add_bias(buffers.scores + r * buffers.score_stride, data + (first + r) * bias.query_stride, bias.key_stride, width);
+  if (bias.data == nullptr) return;
+  const float* data = bias.data + block.unit.sequence * bias.batch_stride + block.head * bias.head_stride +
+                      block.first * bias.query_stride + block.start * bias.key_stride;
+  for (size_t r = 0; r < block.rows; ++r)
+    add_bias(buffers.scores + r * buffers.score_stride, data + r * bias.query_stride, bias.key_stride, block.width);
+}
+
+// Turns scores into weights that are not yet divided by their sum, and brings each row's largest score and sum up to
+// date, and by what the output so far must be multiplied. The loops are apart so that rows overlap in the processor.
+void weigh(const VarlenAttentionArguments& args, const Block& block, const Buffers& buffers) {
+  const size_t padded = round_up(block.width, kLanes);
+  float* largest = buffers.largest + block.place();
+  float* sums = buffers.sums + block.place();
+  float* keep = buffers.keep + block.place();
+  for (size_t r = 0; r < block.rows; ++r) {
+    const float before = block.start == 0 ? -kInfinity : largest[r];
+    largest[r] = largest_of(buffers.scores + r * buffers.score_stride, seen_keys(args, block, r), before);
+    keep[r] = before == largest[r] ? 1.0f : before - largest[r];
+  }
+  if (block.start > 0)
+    for (size_t r = 0; r < block.rows; ++r) keep[r] = keep[r] == 1.0f ? 1.0f : hmax(exp_below_overflow(Vec(keep[r])));
+  for (size_t r = 0; r < block.rows; ++r) {
+    float* scores = buffers.scores + r * buffers.score_stride;
+    const float sum = exponentiate(scores, seen_keys(args, block, r), padded, largest[r]);
+    sums[r] = block.start == 0 ? sum : sums[r] * keep[r] + sum;
+  }
+}
+
+// 1 / sum for each of the rows. Where the softmax is not defined, NaN, or 0 if that is guarded against.
+void invert(float* sums, size_t rows, bool guard) {
+  for (size_t r = 0; r < rows; ++r) {
+    const bool defined = sums[r] > 0.0f;
+    sums[r] = defined ? 1.0f / sums[r] : guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
+// output = weights value * scale (per row), or outputs so far = outputs so far * keep + weights value.
+void sum_values(const Block& block, size_t value_size, const Buffers& buffers, bool whole, float* output,
+                size_t output_stride) {
+  const size_t place = block.place();
+  for (size_t c = 0; c < value_size; c += kTileColumns) {
+    const size_t columns = smaller(value_size - c, kTileColumns);
+    Epilogue end{output + place * output_stride + c, output_stride, nullptr, buffers.sums + place, 1.0f, columns};
+    if (!whole) {
+      const float* keep = block.start == 0 ? nullptr : buffers.keep + place;
+      end = {buffers.outputs + place * buffers.value_padded + c, buffers.value_padded, keep, nullptr, 1.0f, columns};
+    }
+    multiply({buffers.scores, buffers.score_stride}, block.rows, {buffers.values + c, buffers.value_padded},
+             block.width, (columns + kLanes - 1) / kLanes, end);
+  }
+}
+
+// Zeros in place of weights that are NaN, so that nothing times a NaN is added up.
+void clear_undefined(const Block& block, const Buffers& buffers) {
+  for (size_t r = 0; r < block.rows; ++r) {
+    if (buffers.sums[block.place() + r] > 0.0f) continue;
+    float* scores = buffers.scores + r * buffers.score_stride;
+    for (size_t j = 0; j < block.width; ++j) scores[j] = 0.0f;
+  }
 }
 
 // One head of one unit.
@@ -209,67 +295,37 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t head,
   const size_t size = args.head_size, value_size = args.value_head_size;
   const size_t keys = visible_keys(args, unit, unit.last - 1);
   if (keys == 0) return fill_unseen(args, unit, head);
-  const auto head_bias = [&](const ProjectedRows& rows, size_t width) {
-    return rows.bias ? rows.bias + head * width : nullptr;
-  };
-  const size_t block = smaller(larger(kBlockScores / buffers.score_stride / 12 * 12, 12), kBlockRows);
+  const size_t height = smaller(larger(kBlockScores / buffers.score_stride / 12 * 12, 12), kBlockRows);
   const bool whole = keys <= buffers.chunk;
   const size_t output_stride = args.heads * value_size;
   float* output = args.output + (unit.query_row + unit.first) * output_stride + head * value_size;
-  float* sums = buffers.sums;
   for (size_t start = 0; start < keys; start += buffers.chunk) {
     const size_t chunk = smaller(keys - start, buffers.chunk);
     pack_keys(args.key.data + (unit.key_row + start) * args.key.stride + head * size, args.key.stride,
-              head_bias(args.key, size), chunk, size, buffers.keys);
+              head_bias(args.key, head, size), chunk, size, buffers.keys);
     copy_rows(args.value.data + (unit.key_row + start) * args.value.stride + head * value_size, args.value.stride,
-              head_bias(args.value, value_size), chunk, value_size, buffers.values, buffers.value_padded);
-    for (size_t first = unit.first; first < unit.last; first += block) {
-      const size_t rows = smaller(unit.last - first, block), at = first - unit.first;
-      const auto seen = [&](size_t r) {
-        const size_t visible = visible_keys(args, unit, first + r);
-        return visible > start ? smaller(visible - start, chunk) : 0;
-      };
-      if (start > 0 && seen(rows - 1) == 0) continue;
-      const size_t width = larger(seen(rows - 1), 1);
-      copy_rows(args.query.data + (unit.query_row + first) * args.query.stride + head * size, args.query.stride,
-                head_bias(args.query, size), rows, size, buffers.queries, size);
-      score(args, unit, head, first, rows, start, width, buffers);
-      for (size_t r = 0; r < rows; ++r) {
-        float* scores = buffers.scores + r * buffers.score_stride;
-        float largest = start == 0 ? -kInfinity : buffers.largest[at + r];
-        const float before = largest == -kInfinity ? 0.0f : largest;
-        const float sum = exponentiate(scores, seen(r), round_up(width, kLanes), largest);
-        float* keep = buffers.keep + at + r;
-        *keep = start == 0 || largest == -kInfinity ? 1.0f : hmax(exp_below_overflow(Vec(before - largest)));
-        sums[at + r] = start == 0 ? sum : sums[at + r] * *keep + sum;
-        buffers.largest[at + r] = largest;
-        if (!whole) continue;
-        const bool defined = sum > 0.0f;
-        if (!defined && args.guard)
-          for (size_t j = 0; j < width; ++j) scores[j] = 0.0f;
-        sums[at + r] = defined ? 1.0f / sum : args.guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+              head_bias(args.value, head, value_size), chunk, value_size, buffers.values, buffers.value_padded);
+    for (size_t first = unit.first; first < unit.last; first += height) {
+      Block block{unit, head, first, smaller(unit.last - first, height), start, chunk, 0};
+      block.width = seen_keys(args, block, block.rows - 1);
+      if (block.width == 0 && start > 0) continue;  // later chunks are hidden from these queries
+      block.width = larger(block.width, 1);
+      score(args, block, buffers);
+      weigh(args, block, buffers);
+      if (whole) {
+        if (args.guard) clear_undefined(block, buffers);
+        invert(buffers.sums + block.place(), block.rows, args.guard);
       }
-      for (size_t c = 0; c < value_size; c += kTileColumns) {
-        const size_t columns = smaller(value_size - c, kTileColumns);
-        Epilogue end{buffers.outputs + at * buffers.value_padded + c,
-                     buffers.value_padded,
-                     start == 0 ? nullptr : buffers.keep + at,
-                     nullptr,
-                     1.0f,
-                     columns};
-        if (whole) end = {output + at * output_stride + c, output_stride, nullptr, sums + at, 1.0f, columns};
-        multiply({buffers.scores, buffers.score_stride}, rows, {buffers.values + c, buffers.value_padded}, width,
-                 (columns + kLanes - 1) / kLanes, end);
-      }
+      sum_values(block, value_size, buffers, whole, output, output_stride);
     }
   }
   if (whole) return;
-  for (size_t r = 0; r < unit.last - unit.first; ++r) {
-    const bool defined = sums[r] > 0.0f;
-    const float scale = defined ? 1.0f / sums[r] : std::numeric_limits<float>::quiet_NaN();
-    for (size_t i = 0; i < value_size; ++i)
-      output[r * output_stride + i] =
-          !defined && args.guard ? 0.0f : buffers.outputs[r * buffers.value_padded + i] * scale;
+  const size_t rows = unit.last - unit.first;
+  invert(buffers.sums, rows, args.guard);
+  for (size_t r = 0; r < rows; ++r) {
+    const float* from = buffers.outputs + r * buffers.value_padded;
+    const float scale = buffers.sums[r];
+    for (size_t i = 0; i < value_size; ++i) output[r * output_stride + i] = scale == 0.0f ? 0.0f : from[i] * scale;
   }
 }
 
@@ -304,21 +360,21 @@ std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
   return units;
 }
 
-// Groups heads and units until each task is worth a thread's while.
+// Cuts costly units into tasks of a few heads, and groups cheap ones, so that each task is worth a thread's while.
 std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads) {
   std::vector<Task> tasks;
   for (size_t u = 0; u < units.size();) {
-    const double cost = units[u].cost;
-    if (cost * static_cast<double>(heads) >= kTaskCost) {
-      const size_t width = cost >= kTaskCost ? 1 : static_cast<size_t>(kTaskCost / cost) + 1;
-      for (size_t h = 0; h < heads; h += width) tasks.push_back({u, u + 1, h, smaller(h + width, heads)});
+    const double cost = units[u].cost * static_cast<double>(heads);
+    if (cost >= kTaskCost) {
+      const size_t parts = smaller(static_cast<size_t>(cost / kTaskCost), heads);
+      for (size_t p = 0; p < parts; ++p) tasks.push_back({u, u + 1, p * heads / parts, (p + 1) * heads / parts});
       ++u;
-      continue;
+    } else {
+      const size_t first = u;
+      for (double total = 0; u < units.size() && total < kTaskCost; ++u)
+        total += units[u].cost * static_cast<double>(heads);
+      tasks.push_back({first, u, 0, heads});
     }
-    const size_t first = u;
-    for (double total = 0; u < units.size() && total < kTaskCost; ++u)
-      total += units[u].cost * static_cast<double>(heads);
-    tasks.push_back({first, u, 0, heads});
   }
   return tasks;
 }
