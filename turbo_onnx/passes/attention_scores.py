@@ -24,14 +24,14 @@ _OPAQUE = ("Mul", "Div", "Where", "Reshape", "Cast", "Tanh", "Clip", "Pad", "Sli
 
 @dataclass(frozen=True)
 class Scaled:
-    """scores * factor"""
+    """The scores times `factor`."""
 
     factor: float
 
 
 @dataclass(frozen=True)
 class Added:
-    """scores + bias, or scores - bias"""
+    """The scores plus `bias`, or minus it."""
 
     bias: Tensor
     negative: bool = False
@@ -39,7 +39,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Replaced:
-    """where(mask, scores, value), or where(mask, value, scores) with `keeps` false"""
+    """where(mask, scores, value), or where(mask, value, scores) with `keeps` false."""
 
     mask: Tensor
     value: float
@@ -48,7 +48,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """[B*H, S, L] as [B, H, S, L], or back"""
+    """The scores [B*H, S, L] as [B, H, S, L], or back."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,7 @@ def _peeled(node: gs.Node, output: Tensor, through_obstacles: bool) -> Iterator[
         yield node.inputs[0], Added(node.inputs[1], negative=True)
         return
     if is_op(node, "Where"):
-        mask, kept, replaced = node.inputs
-        for scores, value, keeps in ((kept, replaced, True), (replaced, kept, False)):
-            number = scalar_value(value)
-            if number is not None and scalar_value(scores) is None:
-                yield scores, Replaced(mask, float(number), keeps)
+        yield from _replacements(node)
     if is_op(node, "Reshape") and is_regrouping(node.inputs[0], output):
         yield node.inputs[0], Regrouped()
         return
@@ -161,6 +157,15 @@ def _peeled(node: gs.Node, output: Tensor, through_obstacles: bool) -> Iterator[
         for operand in node.inputs:
             if isinstance(operand, gs.Variable) and is_float(operand):
                 yield operand, Obstacle(node)
+
+
+def _replacements(where: gs.Node) -> Iterator[tuple[Tensor, Step]]:
+    """The operand that a number replaces where the mask says so."""
+    mask, kept, replaced = where.inputs
+    for scores, value, keeps in ((kept, replaced, True), (replaced, kept, False)):
+        number = scalar_value(value)
+        if number is not None and scalar_value(scores) is None:
+            yield scores, Replaced(mask, float(number), keeps)
 
 
 def is_regrouping(before: Tensor, after: Tensor) -> bool:

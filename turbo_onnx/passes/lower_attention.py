@@ -33,7 +33,7 @@ class LowerAttention(Pass):
 
 
 def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
-    """softmax(scale · Q Kᵀ + bias) V"""
+    """softmax(scale · Q Kᵀ + bias) V."""
     query, key, value = node.inputs[:3]
     bias = input_or_none(node, 3)
     dtype = np.dtype(query.dtype or np.float32)
