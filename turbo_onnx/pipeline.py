@@ -15,6 +15,7 @@ from turbo_onnx.graph import Editor, subgraphs
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
+from turbo_onnx.passes.cancel_transposes import CancelTransposes
 from turbo_onnx.passes.convert_constants import ConvertConstants
 from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
@@ -28,6 +29,7 @@ from turbo_onnx.passes.merge_projections import MergeProjections
 from turbo_onnx.passes.raise_attention import RaiseAttention
 from turbo_onnx.passes.raise_gelu import RaiseGelu
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
+from turbo_onnx.passes.raise_linear import RaiseLinear
 from turbo_onnx.passes.raise_opset import RaiseOpset
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
@@ -50,8 +52,10 @@ RAISE: tuple[Pass, ...] = (
     RaiseOpset(),
     RaiseLayerNormalization(),
     RaiseGelu(),
+    RaiseLinear(),
     RaiseAttention(),
     FuseMultiHeadAttention(),
+    CancelTransposes(),
 )
 PACK: tuple[Pass, ...] = (RemovePadding(),)
 FUSE: tuple[Pass, ...] = (
