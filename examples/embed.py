@@ -9,6 +9,7 @@ same texts the way a careful person would send them: sorted by length, four at a
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -85,10 +86,10 @@ def print_search(console: Console, texts: list[str], vectors: np.ndarray, encode
     similarity = embed(encoder, minilm.encode(list(QUESTIONS))) @ vectors.T
     table = Table(title="A search with the optimized model")
     for column in ("question", "nearest text", "cosine"):
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
+        table.add_column(column)
     for question, row in zip(QUESTIONS, similarity, strict=True):
         best = int(row.argmax())
-        table.add_row(question, texts[best], f"{row[best]:.2f}")
+        table.add_row(question, textwrap.shorten(texts[best], 28, placeholder=" …"), f"{row[best]:.2f}")
     console.print(table)
 
 
