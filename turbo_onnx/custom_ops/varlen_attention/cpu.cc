@@ -6,17 +6,17 @@
 // weighted sum. Where all keys fit one chunk, rows are finished at once; where they do not, each row carries its
 // largest score, its sum and its output from chunk to chunk (Milakov and Gimelshein, "Online normalizer calculation for
 // softmax", 2018).
-//
-// Work is cut by the shapes alone, so that the result does not depend on the number of threads.
 
 #include "custom_ops/varlen_attention/cpu.h"
 
-#include <algorithm>
 #include <limits>
 #include <vector>
 
 #include "custom_ops/cpu/scratch.h"
+#include "custom_ops/cpu/sizes.h"
 #include "custom_ops/cpu/vector.h"
+#include "custom_ops/varlen_attention/packing.h"
+#include "custom_ops/varlen_attention/tasks.h"
 #include "custom_ops/varlen_attention/tiles.h"
 
 namespace turbo_onnx {
@@ -24,37 +24,10 @@ namespace TURBO_ISA {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr size_t kUnitRows = 192;       // queries in one unit: K and V are packed again for each
 constexpr size_t kBlockRows = 48;       // most queries whose scores are held at a time
 constexpr size_t kBlockScores = 4096;   // floats of scores that are held at a time, about
 constexpr size_t kChunkFloats = 32768;  // of packed K, and of packed V
 constexpr size_t kMostChunkKeys = 512;
-constexpr double kTaskCost = 5e5;  // multiplications that are worth handing to a thread
-
-constexpr size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-constexpr size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-constexpr size_t larger(size_t a, size_t b) { return a < b ? b : a; }
-
-// A block of queries of one sequence, for any head.
-struct Unit {
-  size_t sequence;
-  size_t query_row, queries;  // the sequence's first row, and how many
-  size_t key_row, keys;
-  size_t first, last;  // queries of the sequence in this block
-  double cost;         // of one head
-};
-
-// Some heads of some units, for one thread.
-struct Task {
-  size_t first_unit, last_unit, first_head, last_head;
-};
-
-// How many keys of the sequence the query sees, from the first on.
-size_t visible_keys(const VarlenAttentionArguments& args, const Unit& unit, size_t query) {
-  if (!args.causal) return unit.keys;
-  const size_t end = query + 1 + unit.keys;
-  return end > unit.queries ? smaller(end - unit.queries, unit.keys) : 0;
-}
 
 // The rows of the output for one head that see no key at all: nothing to sum, or a softmax over nothing but -inf.
 void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t head) {
@@ -63,48 +36,6 @@ void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t 
   for (size_t q = unit.first; q < unit.last; ++q) {
     float* row = args.output + (unit.query_row + q) * args.heads * width + head * width;
     for (size_t i = 0; i < width; ++i) row[i] = value;
-  }
-}
-
-// dst[r][:] = rows[r][:] + bias, zeros from width to padded.
-void copy_rows(const float* src, size_t src_stride, const float* bias, size_t rows, size_t width, float* dst,
-               size_t padded) {
-  for (size_t r = 0; r < rows; ++r, src += src_stride, dst += padded) {
-    for (size_t i = 0; i < width; i += kLanes) {
-      const size_t count = smaller(width - i, kLanes);
-      if (count == kLanes) {
-        store(dst + i, bias ? load(src + i) + load(bias + i) : load(src + i));
-      } else {
-        const Vec part = load(src + i, count);
-        store(dst + i, bias ? part + load(bias + i, count) : part, smaller(padded - i, kLanes));
-      }
-    }
-  }
-}
-
-// Packs rows of keys as panels: dst[panel][dimension][key in panel]; keys past the last one are zero.
-void pack_keys(const float* src, size_t src_stride, const float* bias, size_t keys, size_t width, float* dst) {
-  for (size_t k = 0; k < keys; k += kLanes) {
-    float* panel = dst + k / kTileColumns * kTileColumns * width + k % kTileColumns;
-    const size_t count = smaller(keys - k, kLanes);
-    for (size_t d = 0; d < width; d += kLanes) {
-      const size_t depth = smaller(width - d, kLanes);
-      Vec block[kLanes];
-      if (count == kLanes && depth == kLanes) {
-        const Vec added = bias ? load(bias + d) : Vec(0.0f);
-#pragma GCC unroll 16
-        for (size_t i = 0; i < kLanes; ++i) block[i] = load(src + (k + i) * src_stride + d) + added;
-      } else {
-        const Vec added = bias ? load(bias + d, depth) : Vec(0.0f);
-#pragma GCC unroll 16
-        for (size_t i = 0; i < kLanes; ++i)
-          block[i] = i < count ? load(src + (k + i) * src_stride + d, depth) + added : Vec(0.0f);
-      }
-      transpose(block);
-#pragma GCC unroll 16
-      for (size_t i = 0; i < kLanes; ++i)
-        if (i < depth) store(panel + (d + i) * kTileColumns, block[i]);
-    }
   }
 }
 
@@ -327,56 +258,6 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t head,
     const float scale = buffers.sums[r];
     for (size_t i = 0; i < value_size; ++i) output[r * output_stride + i] = scale == 0.0f ? 0.0f : from[i] * scale;
   }
-}
-
-// Cuts every sequence into blocks of queries, the costly ones first.
-std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
-  std::vector<Unit> units;
-  for (size_t b = 0; b < args.batch; ++b) {
-    Unit unit{};
-    unit.sequence = b;
-    if (args.cu_seqlens) {
-      unit.query_row = unit.key_row = static_cast<size_t>(args.cu_seqlens[b]);
-      unit.queries = unit.keys = static_cast<size_t>(args.cu_seqlens[b + 1] - args.cu_seqlens[b]);
-    } else {
-      unit.queries = args.query_length;
-      unit.keys = args.key_length;
-      unit.query_row = b * unit.queries;
-      unit.key_row = b * unit.keys;
-    }
-    if (unit.queries == 0) continue;
-    const size_t blocks = (unit.queries + kUnitRows - 1) / kUnitRows;
-    const size_t height = round_up((unit.queries + blocks - 1) / blocks, 12);
-    for (size_t first = 0; first < unit.queries; first += height) {
-      unit.first = first;
-      unit.last = smaller(first + height, unit.queries);
-      const size_t keys = visible_keys(args, unit, unit.last - 1);
-      unit.cost = static_cast<double>(unit.last - first + 8) * static_cast<double>(keys) *
-                  static_cast<double>(args.head_size + args.value_head_size);
-      units.push_back(unit);
-    }
-  }
-  std::stable_sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
-  return units;
-}
-
-// Cuts costly units into tasks of a few heads, and groups cheap ones, so that each task is worth a thread's while.
-std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads) {
-  std::vector<Task> tasks;
-  for (size_t u = 0; u < units.size();) {
-    const double cost = units[u].cost * static_cast<double>(heads);
-    if (cost >= kTaskCost) {
-      const size_t parts = smaller(static_cast<size_t>(cost / kTaskCost), heads);
-      for (size_t p = 0; p < parts; ++p) tasks.push_back({u, u + 1, p * heads / parts, (p + 1) * heads / parts});
-      ++u;
-    } else {
-      const size_t first = u;
-      for (double total = 0; u < units.size() && total < kTaskCost; ++u)
-        total += units[u].cost * static_cast<double>(heads);
-      tasks.push_back({first, u, 0, heads});
-    }
-  }
-  return tasks;
 }
 
 }  // namespace

@@ -85,9 +85,7 @@ void tile(Matrix a, Matrix b, size_t depth, const Epilogue& end) {
 
 using TileFunction = void (*)(Matrix a, Matrix b, size_t depth, const Epilogue& end);
 
-template <size_t kVectors>
-struct TilesOfWidth;
-
+// By vectors of width and by rows, both less 1.
 #define TURBO_TILE_ROW(v) tile<1, v>, tile<2, v>, tile<3, v>, tile<4, v>, tile<5, v>, tile<6, v>
 #if defined(__AVX512F__)
 #define TURBO_TILE_ROW_12(v) \
