@@ -29,7 +29,7 @@ INTERNAL_ERROR = 1
 _MODEL = click.Path(path_type=Path)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions
     """Names separated by commas."""
 
     name = "a,b"
@@ -46,7 +46,9 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", metavar="IN", type=_MODEL)
-@click.option("-o", "--output", type=_MODEL, metavar="OUT", help="Where to write; NAME.turbo.onnx beside IN by default.")
+@click.option(
+    "-o", "--output", type=_MODEL, metavar="OUT", help="Where to write; by default NAME.turbo.onnx beside IN."
+)
 @click.option(
     "--packing",
     type=click.Choice(["auto", "on", "off"]),

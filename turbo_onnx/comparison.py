@@ -28,8 +28,10 @@ def compare_files(
     Where `after` says that padding was removed from it, only rows of real tokens are compared.
 
     Args:
-        before, after: the files.
-        atol, rtol: |after - before| <= atol + rtol · |before|; without either, `TOLERANCES`.
+        before: the reference.
+        after: what is compared with it.
+        atol: in |after - before| <= atol + rtol · |before|; without it and `rtol`, `TOLERANCES` hold.
+        rtol: see `atol`.
         seed: for the inputs that are made.
         inputs: `.npz` files with further inputs.
 
@@ -54,7 +56,16 @@ def compare_files(
     if atol is not None or rtol is not None:
         usual = TOLERANCES["float32"]
         tolerance = Tolerance(usual.rtol if rtol is None else rtol, usual.atol if atol is None else atol, scaled=False)
-    return verify(before, after, specs, mask=mask, own_cases=cases, tolerance=tolerance, seed=seed)
+    return verify(
+        before,
+        after,
+        specs,
+        mask=mask,
+        first_token=bool(facts.get("first_token_pooling")),
+        own_cases=cases,
+        tolerance=tolerance,
+        seed=seed,
+    )
 
 
 def sentences(result: Verification) -> list[str]:
@@ -82,6 +93,7 @@ def require_equal(result: Verification, before: Path, after: Path) -> None:
         InputError: there was nothing to compare.
     """
     if result.ok is None:
-        raise InputError(f"{before}: nothing could be compared: {'; '.join(result.skipped)}; give inputs with --inputs.")
+        why = "; ".join(result.skipped)
+        raise InputError(f"{before}: nothing could be compared: {why}; give inputs with --inputs.")
     if not result.ok:
         raise VerificationError(f"{after}: it differs from {before} in {len(result.failures)} outputs.")

@@ -56,7 +56,7 @@ class FusionRequiredError(TurboOnnxError):
     exit_code = 4
 
 
-class Reject(Exception):
+class Reject(Exception):  # noqa: N818  # an answer, not an error
     """Raised by a rewrite that must not be done here. The message says why, naming tensors and numbers."""
 
     def __init__(self, sentence: str, *values: object) -> None:

@@ -13,7 +13,7 @@ from turbo_onnx.serialization.checking import with_shapes
 from turbo_onnx.serialization.exporting import element_type
 
 
-class Broken(Exception):
+class BrokenGraphError(Exception):
     """An invariant does not hold. The message names the node."""
 
 
@@ -21,13 +21,13 @@ def check(model: Model) -> None:
     """Check that the graph is sorted, that its edges agree with each other, and that ONNX's checker takes it.
 
     Raises:
-        Broken: it is not so.
+        BrokenGraphError: it is not so.
     """
     _check_graph(model.graph, set())
     try:
         onnx.checker.check_model(skeleton(model))
     except onnx.checker.ValidationError as error:
-        raise Broken(" ".join(str(error).split())) from None
+        raise BrokenGraphError(" ".join(str(error).split())) from None
 
 
 def skeleton(model: Model) -> onnx.ModelProto:
@@ -53,15 +53,17 @@ def _check_graph(graph: gs.Graph, outer: set[int]) -> None:
     for node in graph.nodes:
         for tensor in node.inputs:
             if isinstance(tensor, gs.Variable) and not tensor.is_empty() and id(tensor) not in known:
-                raise Broken(f"node '{node.name}' ({node.op}) reads '{tensor.name}', which nothing before it computes")
+                raise BrokenGraphError(
+                    f"node '{node.name}' ({node.op}) reads '{tensor.name}', which nothing before it computes"
+                )
             if not any(reader is node for reader in tensor.outputs):
-                raise Broken(f"tensor '{tensor.name}' does not know its reader '{node.name}'")
+                raise BrokenGraphError(f"tensor '{tensor.name}' does not know its reader '{node.name}'")
         for subgraph in subgraphs(node):
             _check_graph(subgraph, known)
         for tensor in node.outputs:
             if not tensor.is_empty() and (len(tensor.inputs) != 1 or tensor.inputs[0] is not node):
-                raise Broken(f"tensor '{tensor.name}' does not know its producer '{node.name}'")
+                raise BrokenGraphError(f"tensor '{tensor.name}' does not know its producer '{node.name}'")
             known.add(id(tensor))
     for tensor in graph.outputs:
         if isinstance(tensor, gs.Variable) and id(tensor) not in known:
-            raise Broken(f"graph output '{tensor.name}' is computed by nothing")
+            raise BrokenGraphError(f"graph output '{tensor.name}' is computed by nothing")

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from turbo_onnx import __version__, pipeline
+from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import FusionRequiredError, OutputError
+from turbo_onnx.graph import is_op
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
 from turbo_onnx.report import Report
@@ -25,7 +28,7 @@ from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import Verification, load_cases, require, verify
 from turbo_onnx.verify_inputs import Feed, InputSpec, describe
 
-RECORDED_FACTS = ("packed", "mask_input")
+TOKENS = "total_tokens"  # the dimension that counts real tokens
 Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -121,6 +124,8 @@ def optimize(
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
     report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)
     report.ops_after = pipeline.operator_counts(loaded)
+    report.packed_node_share = packed_node_share(loaded)
+    report.first_token_pooling = pools_first_token(loaded)
     if require_fusion:
         _require_fusion(report)
     _record(loaded, options, report)
@@ -161,6 +166,25 @@ def check_output(model: Model, path: Path) -> None:
                 raise OutputError(f"{path}: writing it would overwrite the input {file}; choose another output.")
 
 
+def pools_first_token(model: Model) -> bool:
+    """Whether the model takes the first real token of each sequence."""
+    return any(
+        is_op(node, "SegmentPooling", domain=DOMAIN) and node.attrs.get("mode", "mean") == "first"
+        for node in model.graph.nodes
+    )
+
+
+def packed_node_share(model: Model) -> float:
+    """Nodes that read or write rows of real tokens only, in proportion to all nodes."""
+    nodes = model.graph.nodes
+    return sum(_on_packed_rows(node) for node in nodes) / len(nodes) if nodes else 0.0
+
+
+def _on_packed_rows(node: gs.Node) -> bool:
+    shapes = (tensor.shape for tensor in (*node.inputs, *node.outputs) if isinstance(tensor, gs.Variable))
+    return any(isinstance(dim, str) and TOKENS in dim for shape in shapes for dim in shape or ())
+
+
 @contextmanager
 def _destination(path: Path | None) -> Iterator[Path]:
     """A folder for the result's files: beside the output, or one that goes away."""
@@ -192,7 +216,7 @@ def _verify(
     mask = report.facts.get("mask_input")
     mask = str(mask) if report.packed and mask is not None else None
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
-    return verify(source, written, known, mask=mask, own_cases=cases)
+    return verify(source, written, known, mask=mask, first_token=report.first_token_pooling, own_cases=cases)
 
 
 def _require_fusion(report: Report) -> None:
@@ -208,6 +232,8 @@ def _require_fusion(report: Report) -> None:
 def _record(model: Model, options: Options, report: Report) -> None:
     """Write into the model's metadata what made it, and from what."""
     assert model.origin is not None
-    facts = {key: report.facts[key] for key in RECORDED_FACTS if key in report.facts}
+    facts: dict[str, object] = {"packed": report.packed}
+    if report.packed:
+        facts |= {"mask_input": report.facts.get("mask_input"), "first_token_pooling": report.first_token_pooling}
     artifact = Artifact(__version__, model.origin.digest(), options.recorded(), facts=facts)
     model.set_metadata(artifact.properties())

@@ -157,8 +157,8 @@ def _check(model: Model, step: Pass) -> None:
         before = invariants.fingerprint(model)
         again = _run_one(model, step)
         if again.applied or invariants.fingerprint(model) != before:
-            raise invariants.Broken(f"a second run changed the graph again ({again.applied} times)")
-    except invariants.Broken as broken:
+            raise invariants.BrokenGraphError(f"a second run changed the graph again ({again.applied} times)")
+    except invariants.BrokenGraphError as broken:
         raise PassError(f"{model.name}: the pass {step.name} broke the graph: {broken}.") from broken
 
 

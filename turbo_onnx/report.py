@@ -23,6 +23,8 @@ class Report:
         seconds: wall time of all of it.
         ops_before, ops_after: how many nodes of each operator there are, most frequent first.
         passes: what each pass did.
+        packed_node_share: nodes that run on packed rows, in proportion to all nodes of the result.
+        first_token_pooling: whether the result pools the first real token of each sequence.
         verify: what the comparison found.
         notes: what else a person should know, one sentence each.
     """
@@ -33,6 +35,8 @@ class Report:
     ops_before: dict[str, int] = field(default_factory=dict)
     ops_after: dict[str, int] = field(default_factory=dict)
     passes: list[PassReport] = field(default_factory=list)
+    packed_node_share: float = 0.0
+    first_token_pooling: bool = False
     verify: Verification = field(default_factory=Verification)
     notes: list[str] = field(default_factory=list)
 
@@ -71,11 +75,6 @@ class Report:
         return "partial" if value == "partial" else bool(value)
 
     @property
-    def packed_node_share(self) -> float:
-        """Nodes that run on packed rows, in proportion to all nodes of the result."""
-        return float(self.facts.get("packed_node_share", 0.0))
-
-    @property
     def rejected(self) -> list[Rejection]:
         """What was nearly done, and why not."""
         return [rejection for step in self.passes for rejection in step.rejected]
@@ -93,9 +92,7 @@ class Report:
                 {
                     "name": step.name,
                     "applied": step.applied,
-                    "rejected": [
-                        {"rule": r.rule, "node": r.node, "sentence": r.sentence} for r in step.rejected
-                    ],
+                    "rejected": [{"rule": r.rule, "node": r.node, "sentence": r.sentence} for r in step.rejected],
                     "seconds": round(step.seconds, 4),
                 }
                 for step in self.passes

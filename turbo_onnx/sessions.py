@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions for checking models: one place that imports the runtime, and turns its errors into sentences."""
+"""ONNX Runtime sessions for checking models: the one place that imports the runtime and words its errors."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ production, with the runtime's optimizations: with our library, and by its funct
 open at a time, so that memory holds one model.
 
 Where padding was removed only rows of real tokens are compared: rows of padding hold numbers that no caller can use.
+So it is with what the model pools from the first position of a sequence that begins with padding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.sessions import Session, explain, library_available, open_session
 from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, layouts, make
@@ -70,11 +72,12 @@ class Verification:
 
 @dataclass
 class Case:
-    """Inputs, and what the original computes from them."""
+    """Inputs, what the original computes from them, and what of it counts."""
 
     name: str
     feed: Feed
     expected: dict[str, Array] = field(default_factory=dict)
+    counted: Counted = field(default_factory=Counted)
 
 
 def verify(
@@ -83,6 +86,7 @@ def verify(
     specs: Sequence[InputSpec],
     *,
     mask: str | None = None,
+    first_token: bool = False,
     own_cases: Mapping[str, Feed] | None = None,
     tolerance: Tolerance | None = None,
     seed: int = 0,
@@ -90,15 +94,19 @@ def verify(
     """Run both models on ragged inputs and compare their outputs.
 
     Args:
-        before, after: the models.
+        before: the original.
+        after: the candidate.
         specs: what the original's inputs are.
         mask: the input that says which tokens are real, if padding was removed; None: everything is compared.
+        first_token: whether the result pools the first token of each sequence, which is then the first real one.
         own_cases: inputs of the caller's, by the name of the case.
         tolerance: for every floating-point type, instead of `TOLERANCES`.
         seed: for the inputs that are made.
     """
     result = Verification()
     cases = _reference(before, specs, own_cases or {}, seed, result)
+    for case in cases:
+        case.counted = Counted.of(case.feed, specs, mask, first_token)
     if not cases:
         return result
     variants = [("", False)] if not library_available() else [("", True), ("without the library: ", False)]
@@ -110,7 +118,7 @@ def verify(
             result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
             continue
         for case in cases:
-            _compare_case(session, case, specs, mask, tolerance, factor, label, result)
+            _compare_case(session, case, tolerance, factor, label, result)
         del session
     result.cases = len(cases)
     result.ok = not result.failures
@@ -141,7 +149,8 @@ def load_cases(path: Path, specs: Sequence[InputSpec]) -> dict[str, Feed]:
     for spec in specs:
         value = found.get(spec.name, found.get(f"in_{spec.name}"))
         if value is None:
-            raise InputError(f"{path}: it has no array for the input '{spec.name}'; it has {', '.join(found) or 'none'}.")
+            there = ", ".join(found) or "none"
+            raise InputError(f"{path}: it has no array for the input '{spec.name}'; it has {there}.")
         if isinstance(spec.dtype, np.dtype) and value.dtype != spec.dtype:
             if not np.can_cast(value.dtype, spec.dtype, "same_kind"):
                 raise InputError(f"{path}: the array for '{spec.name}' is {value.dtype}, and must be {spec.dtype}.")
@@ -207,8 +216,6 @@ def _run(session: Session, feed: Feed) -> dict[str, Array]:
 def _compare_case(
     session: Session,
     case: Case,
-    specs: Sequence[InputSpec],
-    mask: str | None,
     tolerance: Tolerance | None,
     factor: float,
     label: str,
@@ -219,29 +226,23 @@ def _compare_case(
     except Exception as error:
         result.failures.append(f"{label}{case.name}: the optimized model fails: {explain(error)}")
         return
-    real = np.asarray(case.feed[mask]) != 0 if mask is not None else None
-    if real is None:
-        real = _sequences_with_tokens(case.feed, specs)
     for name, expected in case.expected.items():
         if name not in actual:
             result.failures.append(f"{label}output '{name}' is missing")
             continue
-        _compare(expected, actual[name], real, tolerance, factor, f"{label}{case.name}: output '{name}'", result)
-
-
-def _sequences_with_tokens(feed: Feed, specs: Sequence[InputSpec]) -> Array | None:
-    """[B], which sequences have a token in every mask; None without masks.
-
-    Attention over nothing but padding weighs all keys by what rounding leaves of their scores: it means nothing.
-    """
-    masks = [np.asarray(feed[spec.name]) != 0 for spec in specs if spec.kind == "mask" and len(spec.shape) > 1]
-    if not masks or len({mask.shape[0] for mask in masks}) > 1:
-        return None
-    return np.logical_and.reduce([mask.any(axis=tuple(range(1, mask.ndim))) for mask in masks])
+        _compare(
+            expected, actual[name], case.counted, tolerance, factor, f"{label}{case.name}: output '{name}'", result
+        )
 
 
 def _compare(
-    before: Any, after: Any, real: Array | None, tolerance: Tolerance | None, factor: float, what: str, result: Verification
+    before: Any,
+    after: Any,
+    counted: Counted,
+    tolerance: Tolerance | None,
+    factor: float,
+    what: str,
+    result: Verification,
 ) -> None:
     if not isinstance(before, np.ndarray) or not isinstance(after, np.ndarray):
         if repr(before) != repr(after):
@@ -252,7 +253,7 @@ def _compare(
             f"{what} was {before.dtype} {list(before.shape)} and is {after.dtype} {list(after.shape)}"
         )
         return
-    selected = real_rows(before.shape, real)
+    selected = counted.of_output(before.shape)
     left, right = before[selected], after[selected]
     limits = TOLERANCES.get(before.dtype.name)
     if limits is None:
@@ -290,23 +291,3 @@ def difference_of(before: Array, after: Array, limits: Tolerance, factor: float 
     largest = float(np.max(magnitude)) if magnitude.size else 0.0
     floor = limits.atol * largest if limits.scaled else limits.atol
     return difference, magnitude, factor * (floor + limits.rtol * magnitude)
-
-
-def real_rows(shape: tuple[int, ...], real: Array | None) -> Any:
-    """An index that selects what depends on real tokens only.
-
-    Args:
-        shape: of an output. Its first axis is the batch if it is as long as the mask's; each other axis that is as long
-            as the mask's second is taken for the tokens.
-        real: the mask [B, S]; or [B], which sequences count; or None for everything.
-    """
-    if real is None or not shape or shape[0] != real.shape[0]:
-        return ...
-    sequences = real if real.ndim == 1 else real.any(axis=tuple(range(1, real.ndim)))
-    keep = np.broadcast_to(sequences.reshape((-1,) + (1,) * (len(shape) - 1)), shape).copy()
-    if real.ndim != 2:
-        return keep
-    for axis, size in enumerate(shape):
-        if axis > 0 and size == real.shape[1]:
-            keep &= real.reshape([real.shape[0] if a == 0 else size if a == axis else 1 for a in range(len(shape))])
-    return keep

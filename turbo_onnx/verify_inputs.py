@@ -12,7 +12,7 @@ Which dynamic dimensions are the batch, the length, a past length or their sum i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -84,10 +84,12 @@ def describe(model: Model, mask: str | None = None) -> list[InputSpec]:
     """
     specs = [_describe(tensor, mask) for tensor in model.graph.inputs]
     ids = [spec.shape for spec in specs if spec.kind == "ids"]
-    return [
-        InputSpec(s.name, s.dtype, s.shape, "mask") if s.kind == "numbers" and len(s.shape) == 2 and s.shape in ids else s
-        for s in specs
-    ]
+    return [replace(s, kind="mask") if _is_like(s, ids) else s for s in specs]
+
+
+def _is_like(spec: InputSpec, ids: Sequence[tuple[int | str, ...]]) -> bool:
+    """Whether the input has a number for each token: then it weighs them."""
+    return spec.kind == "numbers" and len(spec.shape) == 2 and spec.shape in ids
 
 
 def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
@@ -183,7 +185,8 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
     Args:
         specs: the model's inputs; none may be of kind "unknown".
         recipe: what the case is.
-        layout, multiple: as `layouts` gives them.
+        layout: as `layouts` gives it.
+        multiple: as `layouts` gives it.
         seed: equal seeds give equal inputs.
     """
     random = np.random.default_rng([seed, *recipe.name.encode()])

@@ -62,8 +62,11 @@ def check_support(proto: onnx.ModelProto, name: str, artifacts: bool = False) ->
 
 
 def _check_types(graph: onnx.GraphProto, name: str) -> None:
-    values = ((value.name, value.type.tensor_type.elem_type) for value in (*graph.input, *graph.output)
-              if value.type.HasField("tensor_type"))
+    values = (
+        (value.name, value.type.tensor_type.elem_type)
+        for value in (*graph.input, *graph.output)
+        if value.type.HasField("tensor_type")
+    )
     tensors = ((tensor.name, tensor.data_type) for tensor in graph.initializer)
     for label, kind in (*values, *tensors):
         if kind not in TensorProto.DataType.values():

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from turbo_onnx.errors import ModelFormatError, UnsupportedModelError
 from turbo_onnx.model import Model
@@ -133,7 +133,8 @@ def _in_memory(source: object) -> bytes:
             return bytes(source.SerializeToString(deterministic=True))
         except (ValueError, DecodeError):
             raise UnsupportedModelError(
-                "the model: it is over 2 GB and cannot be taken from memory; save it with external data and give the path."
+                "the model: it is over 2 GB and cannot be taken from memory; save it with external data, and give"
+                " its path."
             ) from None
     raise TypeError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}")
 
@@ -145,9 +146,10 @@ def _parse(file: Source, name: str) -> onnx.ModelProto:
     for magic, sentence in _OTHER_FORMATS:
         if content[: len(magic)] == magic:
             raise ModelFormatError(f"{name}: it is not an ONNX file: {sentence}.")
+    proto = onnx.ModelProto()
     try:
         shell, graph, initializers = wire.split_model(content, BY_POINTER)
-        proto = onnx.ModelProto.FromString(shell)
+        proto.ParseFromString(shell)
         proto.graph.ParseFromString(graph)
         for item in initializers:
             tensor = proto.graph.initializer.add()

@@ -24,11 +24,9 @@ from turbo_onnx.errors import ModelFormatError
 
 CHUNK = 4 << 20  # bytes that are copied or hashed at a time
 
-PACKED_TYPES = tuple(
-    value
-    for name, value in onnx.TensorProto.DataType.items()
-    if name in ("UINT4", "INT4", "FLOAT4E2M1", "UINT2", "INT2", "FLOAT6E2M3", "FLOAT6E3M2")
-)  # several elements share a byte: NumPy cannot view them
+_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": None, "FLOAT6E3M2": None}
+PACKED_TYPES = tuple(value for name, value in onnx.TensorProto.DataType.items() if name in _BITS)
+"""Several elements share a byte: NumPy cannot view them."""
 
 
 class Source:
@@ -42,12 +40,12 @@ class Source:
     @property
     def size(self) -> int:
         """Bytes in it."""
-        return len(self._content) if self.path is None and self._content is not None else os.stat(self._handle()).st_size
+        return os.fstat(self._handle()).st_size if self.path is not None else len(self.content)
 
     def _handle(self) -> int:
         if self._file is None:
             assert self.path is not None
-            self._file = open(self.path, "rb")  # noqa: SIM115 (stays open as long as the weights are reachable)
+            self._file = self.path.open("rb")
         return self._file.fileno()
 
     @property
@@ -121,7 +119,8 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
 
     def _load(self) -> np.ndarray[Any, Any]:
         if self.tensor.data_type in PACKED_TYPES:
-            full = onnx.TensorProto(data_type=self.tensor.data_type, dims=self.shape, raw_data=bytes(self.region.view()))
+            data = bytes(self.region.view())
+            full = onnx.TensorProto(data_type=self.tensor.data_type, dims=self.shape, raw_data=data)
             return numpy_helper.to_array(full)
         return np.frombuffer(self.region.view(), dtype=self.dtype).reshape(self.shape)
 
@@ -136,7 +135,7 @@ def numpy_type(onnx_type: int) -> Any:
 
 def expected_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes of raw data the tensor's type and dimensions call for; None for types without a fixed size."""
-    bits = {"4": 4, "2": 2}.get(onnx.TensorProto.DataType.Name(tensor.data_type).lstrip("UINT"), None)
+    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
     count = int(np.prod(list(tensor.dims), dtype=object)) if tensor.dims else 1
     if bits is not None:
         return (count * bits + 7) // 8
@@ -195,8 +194,8 @@ class ExternalData:
         relative = Path(location)
         if not location or relative.is_absolute() or ".." in relative.parts:
             raise ModelFormatError(
-                f"{self.name}: tensor '{tensor}' keeps its data in '{location}', which is not inside the model's folder;"
-                " save the model with its data beside it."
+                f"{self.name}: tensor '{tensor}' keeps its data in '{location}', which is not inside the model's"
+                " folder; save the model with its data beside it."
             )
         path = self.folder / relative
         if not path.is_file():
@@ -232,4 +231,4 @@ def tensor_bytes(constant: gs.Constant) -> tuple[onnx.TensorProto, Region | byte
         return numpy_helper.from_array(array), None
     header = onnx.TensorProto(data_type=data_type, dims=array.shape)
     flat = np.ascontiguousarray(array).reshape(-1)
-    return header, memoryview(flat.view(np.uint8)) if flat.size else b""
+    return header, flat.view(np.uint8).data if flat.size else b""

@@ -21,11 +21,12 @@ PROTOBUF_LIMIT = (1 << 31) - 1  # bytes; no protobuf reader takes more in one me
 EXTERNAL_THRESHOLD = 1024  # bytes; smaller tensors stay in the model, where the runtime wants shapes and scales
 _PAGE = 4096  # large tensors start on a page, so that a reader can map them
 _CACHE_LINE = 64
+_MARGIN = 1 << 20  # bytes, for tags and lengths
 
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`; on success its files take the places of those of the same names, else it goes.
+    """A temporary folder beside `target`; on success its files take the places of those of the same names.
 
     The files are complete on the disk before the first one is renamed.
 
@@ -43,7 +44,7 @@ def staging(target: Path) -> Iterator[Path]:
         for name in names:
             _sync(temporary / name)
         for name in sorted(names, key=lambda name: name == target.name):  # the model last: it points to the others
-            os.replace(temporary / name, folder / name)
+            (temporary / name).replace(folder / name)
         _sync(folder)
     except OSError as error:
         raise OutputError(f"{target}: it cannot be written: {error.strerror}; nothing was changed.") from error
@@ -84,7 +85,8 @@ def write_model(
     """
     tensors = [(label, *tensor_bytes(constant)) for label, constant in weights.items()]
     if external is None:
-        external = shell.ByteSize() + sum(_size(tensor, data) for _, tensor, data in tensors) > PROTOBUF_LIMIT - (1 << 20)
+        size = shell.ByteSize() + sum(_size(tensor, data) for _, tensor, data in tensors)
+        external = size > PROTOBUF_LIMIT - _MARGIN
     out = onnx.ModelProto()
     out.CopyFrom(shell)
     graph = onnx.GraphProto()
@@ -104,7 +106,7 @@ def write_model(
             streamed.append((wire.initializer_prefix(_serialize(tensor), _length(data)), data))
     body = _serialize(graph)
     length = len(body) + sum(len(prefix) + _length(data) for prefix, data in streamed)
-    with open(folder / name, "wb") as file:
+    with (folder / name).open("wb") as file:
         file.write(_serialize(out))
         file.write(wire.bytes_tag(wire.MODEL_GRAPH, length))
         file.write(body)
@@ -129,7 +131,7 @@ def _length(data: Region | bytes | memoryview | None) -> int:
 
 def _write_data(path: Path, tensors: Iterable[tuple[onnx.TensorProto, Region | bytes | memoryview | None]]) -> None:
     """Write the tensors' data one after the other, and point the tensors at it."""
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         position = 0
         for tensor, data in tensors:
             length = _length(data)
@@ -149,5 +151,3 @@ def _write_all(file: BinaryIO, data: Region | bytes | memoryview | None) -> None
             file.write(chunk)
     elif data is not None:
         file.write(data)
-
-
