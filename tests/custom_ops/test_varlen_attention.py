@@ -1,0 +1,272 @@
+"""VarlenAttention where its kernel changes course: tile edges, long sequences, masks, empty sequences, other machines.
+
+The reference is computed in float64; a result may differ from it by 1e-6 of the largest expected magnitude, or of 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper
+
+from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel
+from turbo_onnx import runtime
+from turbo_onnx.custom_ops import SPECS, functions
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.runtime.library import instruction_set
+
+TOLERANCE = 1e-6
+LENGTHS = [0, 1, 2, 15, 16, 17, 63, 64, 65, 300]
+HEAD_SIZES = [1, 8, 16, 32, 33, 64, 80, 128]
+INSTRUCTION_SETS = ["baseline", "avx2", "avx512"]  # each contains those before it
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def starts_of(lengths: list[int]) -> Array:
+    return np.cumsum([0, *lengths]).astype(np.int32)
+
+
+def packed(
+    lengths: list[int], size: int, heads: int = 2, value_size: int | None = None, bias: bool = False, **attributes: Any
+) -> Case:
+    """Separate projections of packed sequences."""
+    total, width, value_width = sum(lengths), heads * size, heads * (value_size or size)
+    rows = [normal(total, width, seed=1), normal(total, width, seed=2), normal(total, value_width, seed=3)]
+    offsets = normal(2 * width + value_width, seed=4) if bias else None
+    given = {"num_heads": heads, "scale": size**-0.5, **attributes}
+    return Case("VarlenAttention", [*rows, offsets, starts_of(lengths)], given)
+
+
+def dense(
+    batch: int, queries: int, keys: int, size: int = 16, heads: int = 2, bias: Array | None = None, **attributes: Any
+) -> Case:
+    """A batch of rank 3, with a bias for its scores."""
+    width = heads * size
+    rows = [normal(batch, length, width, seed=seed) for seed, length in enumerate((queries, keys, keys))]
+    return Case("VarlenAttention", [*rows, None, None, bias], {"num_heads": heads, "scale": size**-0.5, **attributes})
+
+
+def check(case: Case) -> None:
+    assert_equal(by_kernel(case), case.expected(), TOLERANCE)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", HEAD_SIZES)
+def test_every_head_size_at_the_edges_of_tiles(size: int, bias: bool, causal: int) -> None:
+    check(packed(LENGTHS, size, bias=bias, causal=causal))
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("size", [32, 80])
+def test_sequences_longer_than_a_chunk_of_keys(size: int, causal: int) -> None:
+    check(packed([1500, 3], size, heads=1, causal=causal))
+
+
+@pytest.mark.parametrize("value_size", [5, 16, 100])
+def test_values_of_another_head_size_than_keys(value_size: int) -> None:
+    check(packed([70, 20], 16, value_size=value_size, bias=True))
+
+
+def test_a_head_size_that_no_model_has() -> None:
+    """Its products are exact in float32, so that 2,100 roundings do not hide an error."""
+    case = packed([40, 600], 2100, heads=1)
+    for array in case.inputs[:2]:
+        array[:] = array.round()
+    check(case)
+
+
+def test_one_packed_projection_equals_three_separate_ones() -> None:
+    case = packed([40, 0, 9], 32, bias=True)
+    query, key, value, bias, starts = case.inputs
+    together = np.concatenate([query, key, value], axis=1)
+    joined = Case("VarlenAttention", [together, None, None, bias, starts], case.attributes)
+    np.testing.assert_array_equal(by_kernel(joined)[0], by_kernel(case)[0])
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("length", [1, 17, 64, 600])
+def test_packed_sequences_of_one_length_equal_the_batch(length: int, causal: int) -> None:
+    case = packed([length] * 3, 32, causal=causal)
+    rows = [array.reshape(3, length, -1) for array in case.inputs[:3]]
+    batch = Case("VarlenAttention", rows, case.attributes)
+    np.testing.assert_array_equal(by_kernel(batch)[0].reshape(3 * length, -1), by_kernel(case)[0])
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0] * 5])
+def test_no_token_at_all(lengths: list[int]) -> None:
+    case = packed(lengths, 16, bias=True)
+    assert by_kernel(case)[0].shape == (0, 32)
+    assert by_definition(case)[0].shape == (0, 32)
+
+
+def test_a_few_tokens_among_many_empty_sequences() -> None:
+    lengths = [0] * 3000
+    lengths[5], lengths[1700], lengths[2999] = 3, 40, 1
+    check(packed(lengths, 16))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 9), (9, 5), (1, 700), (70, 130), (130, 70), (700, 20), (20, 700)])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_queries_and_keys_may_differ_in_number(queries: int, keys: int, causal: int) -> None:
+    check(dense(2, queries, keys, causal=causal))
+
+
+@pytest.mark.parametrize("keys", [30, 600])
+@pytest.mark.parametrize("axes", [(), (0,), (1,), (2,), (3,), (0, 3), (1, 2, 3), (0, 1, 2, 3)])
+def test_the_attention_bias_broadcasts_along_every_axis(axes: tuple[int, ...], keys: int) -> None:
+    full = (3, 2, 20, keys)
+    shape = [size if axis in axes else 1 for axis, size in enumerate(full)]
+    check(dense(3, 20, keys, bias=3 * normal(*shape)))
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min, -1e4])
+def test_keys_that_a_bias_hides_have_no_weight(lowest: float) -> None:
+    hidden = np.random.default_rng(5).random((2, 1, 1, 90)) < 0.5
+    case = dense(2, 33, 90, bias=np.where(hidden, np.float32(lowest), np.float32(0.0)))
+    outputs = by_kernel(case)[0]
+    for array in case.inputs[1:3]:
+        array[hidden[:, 0, 0, :]] = 7.0
+    np.testing.assert_array_equal(by_kernel(case)[0], outputs)
+    check(case)
+
+
+@pytest.mark.parametrize("keys", [20, 700])
+@pytest.mark.parametrize("guard", [0, 1])
+def test_a_row_that_sees_nothing_is_nan_or_guarded_zeros(guard: int, keys: int) -> None:
+    bias = np.zeros((2, 1, 9, keys), np.float32)
+    bias[0, :, 4] = -np.inf
+    bias[1, :, :, keys // 2 :] = -np.inf
+    case = dense(2, 9, keys, bias=bias, guard=guard)
+    (output,) = by_kernel(case)
+    assert np.isnan(output[0, 4]).all() if not guard else not output[0, 4].any()
+    assert np.isfinite(np.delete(output[0], 4, axis=0)).all()
+    check(case)
+
+
+@pytest.mark.parametrize("guard", [0, 1])
+def test_causal_queries_before_the_first_key_see_nothing(guard: int) -> None:
+    case = dense(1, 250, 40, causal=1, guard=guard)
+    assert np.isnan(by_kernel(case)[0][0, :210]).all() == (not guard)
+    check(case)
+
+
+def test_no_key_at_all_gives_zeros() -> None:
+    case = dense(2, 3, 0)
+    assert not by_kernel(case)[0].any()
+    check(case)
+
+
+def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
+    case = packed([40], 16, scale=300.0)
+    assert np.isfinite(by_kernel(case)[0]).all()
+    assert_equal(by_kernel(case), case.expected(), 2e-4)  # a score of 5,000 has itself an error of 3e-4
+
+
+def test_a_negative_scale() -> None:
+    check(packed([40], 16, scale=-0.7))
+
+
+@pytest.mark.parametrize("length", [30, 700])
+def test_nan_stays_in_its_sequence(length: int) -> None:
+    case = packed([length, 12], 16)
+    case.inputs[1][3] = np.nan
+    (output,) = by_kernel(case)
+    assert np.isnan(output[:length]).all()
+    assert np.isfinite(output[length:]).all()
+
+
+@pytest.mark.parametrize("lengths", [[3] * 200, [700, 5, 130, 64, 0, 1], [250] * 2])
+def test_results_do_not_depend_on_the_number_of_threads(lengths: list[int]) -> None:
+    case = packed(lengths, 32, heads=3)
+    np.testing.assert_array_equal(by_kernel(case, threads=1)[0], by_kernel(case, threads=3)[0])
+
+
+def test_a_row_does_not_depend_on_the_other_sequences() -> None:
+    lengths = [40, 7, 64, 130]
+    case = packed(lengths, 32)
+    (output,) = by_kernel(case)
+    starts = case.inputs[4]
+    for first, last in itertools.pairwise(starts):
+        alone = [array[first:last] for array in case.inputs[:3]]
+        single = Case("VarlenAttention", [*alone, None, starts_of([last - first])], case.attributes)
+        np.testing.assert_array_equal(by_kernel(single)[0], output[first:last])
+
+
+def test_one_model_may_use_several_forms() -> None:
+    """A packed node, a causal one and a dense one: three bodies, three names, one kernel."""
+    common = {"num_heads": 2, "scale": 0.25, "domain": DOMAIN}
+    nodes = [
+        helper.make_node("VarlenAttention", ["rows", "", "", "", "starts"], ["packed"], **common),
+        helper.make_node("VarlenAttention", ["rows", "", "", "", "starts"], ["causal"], causal=1, **common),
+        helper.make_node("VarlenAttention", ["batch"], ["dense"], **common),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, ["T", 96]),
+        helper.make_tensor_value_info("starts", onnx.TensorProto.INT32, ["N"]),
+        helper.make_tensor_value_info("batch", onnx.TensorProto.FLOAT, ["B", "S", 96]),
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in ("packed", "causal", "dense")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    functions.attach(model, {spec.name: spec for spec in SPECS})
+    assert [node.op_type for node in model.graph.node] == ["VarlenAttention", "VarlenAttention_2", "VarlenAttention_3"]
+    rows = normal(14, 96)
+    feeds = {"rows": rows, "starts": starts_of([9, 5]), "batch": rows.reshape(2, 7, 96)}
+    packed_inputs = [rows, None, None, None, feeds["starts"]]
+    plain = {"num_heads": 2, "scale": 0.25}
+    expected = [
+        Case("VarlenAttention", packed_inputs, plain),
+        Case("VarlenAttention", packed_inputs, plain | {"causal": 1}),
+        Case("VarlenAttention", [feeds["batch"]], plain),
+    ]
+    stock = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ours = runtime.InferenceSession(model.SerializeToString())
+    for session in (stock, ours):
+        assert_equal(session.run(None, feeds), [case.expected()[0] for case in expected], 2 * TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ([normal(5, 96), None, None, None, np.array([0, 3, 2, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5"),
+        ([normal(5, 96), None, None, None, np.array([0, 3], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
+        ([normal(5, 96), None, None, None, np.array([1, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
+        ([normal(5, 96), None, None, None, np.zeros(0, np.int32)], "one element more than there are sequences"),
+        ([normal(5, 96)], "must have rank 3"),
+        ([normal(5, 94), None, None, None, np.array([0, 5], np.int32)], "not three times that of a projection"),
+        ([normal(5, 9), None, None, None, np.array([0, 5], np.int32)], "not multiples of num_heads = 2"),
+        ([normal(5, 32), normal(5, 32), None, None, np.array([0, 5], np.int32)], "both be there, or neither"),
+        ([normal(5, 32), normal(4, 32), normal(5, 32), None, np.array([0, 5], np.int32)], "have shapes"),
+        ([normal(5, 96), None, None, normal(32), np.array([0, 5], np.int32)], "bias has shape [32]"),
+        ([normal(1, 5, 96), None, None, None, None, normal(1, 3, 5, 5)], "must broadcast to [1, 2, 5, 5]"),
+    ],
+)
+def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: str) -> None:
+    with pytest.raises(Exception, match="VarlenAttention") as error:
+        by_kernel(Case("VarlenAttention", inputs, {"num_heads": 2, "scale": 1.0}))
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("weaker", INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
+def test_weaker_instruction_sets_pass_the_same_tests(weaker: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not weaker and not refuses"],
+        env=os.environ | {"TURBO_ONNX_ISA": weaker},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
