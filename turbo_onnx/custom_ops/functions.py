@@ -99,6 +99,8 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
             function.name = alias(name, number)
             while function.output[-1] not in form[0]:  # runtimes refuse a body with more outputs than its node
                 function.output.pop()
+            while function.input[-1] not in form[0]:  # and onnx's reference evaluator one with more inputs
+                function.input.pop()
             made.append(function)
         node.op_type = alias(name, numbers[name, form])
     del proto.functions[:]
