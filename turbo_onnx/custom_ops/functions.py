@@ -61,6 +61,13 @@ def spell_out_attributes(node: NodeProto, spec: OperatorSpec) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in given.items()}
 
 
+def drop_trailing_empty(node: NodeProto) -> None:
+    """Take the names of absent operands off the ends of the node's inputs and outputs."""
+    for names in (node.input, node.output):
+        while names and not names[-1]:
+            names.pop()
+
+
 def form_of(node: NodeProto, spec: OperatorSpec) -> Form:
     """The form in which a node uses its operator. Its attributes must be spelled out already."""
     operands = (*zip(spec.inputs, node.input, strict=False), *zip(spec.outputs, node.output, strict=False))
@@ -89,6 +96,7 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
         name = operator_name(node.op_type)
         spec = specs[name]
         attributes = spell_out_attributes(node, spec)
+        drop_trailing_empty(node)
         form = form_of(node, spec)
         if (name, form) not in numbers:
             number = 1 + sum(1 for other, _ in numbers if other == name)
@@ -97,10 +105,9 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
             numbers[name, form] = number
             function = spec.body(opset, form[0], attributes)
             function.name = alias(name, number)
-            while function.output[-1] not in form[0]:  # runtimes refuse a body with more outputs than its node
-                function.output.pop()
-            while function.input[-1] not in form[0]:  # and onnx's reference evaluator one with more inputs
-                function.input.pop()
+            # Runtimes refuse a body with more outputs than its node, onnx's reference evaluator one with more inputs.
+            del function.input[len(node.input) :]
+            del function.output[len(node.output) :]
             made.append(function)
         node.op_type = alias(name, numbers[name, form])
     del proto.functions[:]
