@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
@@ -317,7 +318,8 @@ class _Rewrite:
         starts = self._sliced(self._rows.cu_seqlens, 0, -1, node.name)
         batch = self._layout.batch
         counts = self._edit.node("Sub", [ends, starts], hint=f"{node.name}_lengths", dtype=INT32, shape=[batch])
-        counts = self._edit.node("Cast", [counts], attrs={"to": result.dtype}, hint=f"{node.name}_count",
+        kind = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(result.dtype)))
+        counts = self._edit.node("Cast", [counts], attrs={"to": kind}, hint=f"{node.name}_count",
                                  dtype=result.dtype, shape=[batch])  # fmt: skip
         if each != 1:
             factor = self._edit.constant(np.array(each, dtype=result.dtype), f"{node.name}_each")
