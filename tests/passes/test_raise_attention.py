@@ -264,6 +264,19 @@ def test_what_is_not_attention_is_left_with_a_sentence(name: str) -> None:
     assert report.rejected[0].rule == "raise-attention"
 
 
+@pytest.mark.parametrize("step", ["s = Mul(a, halves)", "s = Where(keep, a, infinities)"])
+def test_numbers_that_enlarge_the_scores_are_refused(step: str) -> None:
+    text = graph(
+        "g (float[1,2,S,4] q, float[1,2,4,S] kt, float[3,2,S,4] v, bool[1,1,1,S] keep) => (float[3,2,S,4] o) "
+        "<float[3,1,1,1] halves = {0.5, 0.5, 0.5}, float[3,1,1,1] infinities = {-inf, -inf, -inf}> {"
+        f"a = MatMul(q, kt) {step} {TAIL} }}"
+    )
+    model = cleaned(parse(text))
+    report = apply(RaiseAttention(), model)
+    assert report.applied == 0
+    assert len(report.rejected) == 1
+
+
 def test_a_mask_of_another_batch_is_refused() -> None:
     text = graph(
         "g (float[B,2,S,4] q, float[B,2,4,S] kt, float[B,2,S,4] v, float[C,1,1,S] bias) => (float[B,2,S,4] o) {"

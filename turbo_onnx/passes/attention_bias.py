@@ -111,7 +111,8 @@ def folded(scores: Scores) -> tuple[float, list[BiasStep]]:
     for step, after in scores.steps:
         if isinstance(step, Regrouped):
             shape = list(after.shape)
-        elif isinstance(step, Scaled):
+            continue
+        if isinstance(step, Scaled):
             scale *= step.factor
             if any(isinstance(earlier, Replaced) for earlier, _ in plan):
                 raise Reject("its scores are multiplied by {} after masking", step.factor)
@@ -130,6 +131,8 @@ def folded(scores: Scores) -> tuple[float, list[BiasStep]]:
                     raise Reject("scores with a bias or a mask are replaced by {}, which may be near them", step.value)
                 finite = step.value
             plan.append((Replaced(step.mask, value, step.keeps), len(shape)))
+        if after.shape is None or list(after.shape) != shape:
+            raise Reject("its scores {} are broadcast to {} {}", shape, after.name, after.shape)
     return scale, plan
 
 

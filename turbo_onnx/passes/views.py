@@ -130,7 +130,9 @@ def scaled_input(node: gs.Node | None) -> tuple[Tensor | None, float]:
         if number is None or isinstance(operand, gs.Constant) or operand.shape is None:
             continue
         factor = float(number)
-        if len(constant.shape) > len(operand.shape) or not np.isfinite(factor) or factor == 0.0:
+        result = node.outputs[0].shape
+        broadcasts = result is None or list(result) != list(operand.shape)
+        if broadcasts or not np.isfinite(factor) or factor == 0.0:
             continue
         if node.op == "Div":
             factor = 1.0 / factor
@@ -188,7 +190,7 @@ def _gathered(view: View, node: gs.Node, opset: int) -> View | None:
     where = node.inputs[1]
     index = scalar_value(where)
     axis = int(read(node, "axis", opset) or 0) % len(view.axes)
-    if index is None or len(where.shape) > 1:
+    if index is None or tuple(where.shape) not in ((), (1,)):
         return None
     picked = _part(view, axis, int(index), 1)
     if picked is None or len(where.shape) == 1:
