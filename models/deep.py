@@ -2,10 +2,14 @@
 
 Blocks of a written-out normalization, a written-out GELU, a product with a small weight, the clutter of run-time shape
 arithmetic and a residual, one after the other.
+
+    python -m models.deep OUT.onnx [--nodes N]
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,3 +78,17 @@ def _block(w: _Writer, generator: np.random.Generator, x: str) -> str:
     error = w.op("Erf", w.op("Div", wide, w.scalar(1.4142135381698608)))
     gelu = w.op("Mul", w.op("Mul", wide, w.op("Add", error, w.scalar(1.0))), w.scalar(0.5))
     return w.op("Add", x, gelu)
+
+
+def main() -> None:
+    """Write one to a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--nodes", type=int, default=20_000)
+    arguments = parser.parse_args()
+    onnx.save(load(arguments.nodes), arguments.out)
+    print(f"{arguments.out}: at least {arguments.nodes} nodes")
+
+
+if __name__ == "__main__":
+    main()

