@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.sessions import Session, explain, library_available, open_session
-from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, layouts, make
+from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
 
 Array = np.ndarray[Any, Any]
 
@@ -141,9 +142,9 @@ def load_cases(path: Path, specs: Sequence[InputSpec]) -> dict[str, Feed]:
         InputError: the file cannot be read, or lacks an input.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile) as error:
         raise InputError(f"{path}: it cannot be read as an .npz file of arrays: {error}.") from None
     feed: Feed = {}
     for spec in specs:
@@ -180,19 +181,7 @@ def _reference(
 
 
 def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, result: Verification) -> list[Case]:
-    found = None
-    refusal = ""
-    for layout, multiple in layouts(specs):
-        for recipe in (RECIPES[0], *(r for r in RECIPES if r.batch == 1 and r.length > 1)):
-            try:
-                _run(session, make(specs, recipe, layout, multiple, seed))
-            except Exception as error:
-                refusal = refusal or explain(error)
-            else:
-                found = layout, multiple
-                break
-        if found is not None:
-            break
+    found, refusal = _layout(session, specs, seed)
     if found is None:
         result.skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
@@ -206,6 +195,28 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, result:
         else:
             cases.append(case)
     return cases
+
+
+def _layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[tuple[Layout, int] | None, str]:
+    """What the dynamic dimensions are, and what the runtime said where nothing runs.
+
+    It is the first reading with which two ragged batches run, else the first with which anything does.
+    """
+    second_best: tuple[Layout, int] | None = None
+    refusal = ""
+    for reading in layouts(specs):
+        ran = 0
+        for recipe in RECIPES[:2] if second_best is not None else (*RECIPES[:2], ONE_SEQUENCE):
+            try:
+                _run(session, make(specs, recipe, *reading, seed))
+            except Exception as error:
+                refusal = refusal or explain(error)
+            else:
+                ran += recipe is not ONE_SEQUENCE
+                second_best = second_best or reading
+        if ran == 2:
+            return reading, ""
+    return second_best, refusal
 
 
 def _run(session: Session, feed: Feed) -> dict[str, Array]:

@@ -29,7 +29,8 @@ _SAME_ELEMENTS = (
     "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Concat", "Tile"
 )  # fmt: skip
 _PAST = 3  # length of what decoders call the past
-_MULTIPLES = (1, 8, 16, 64, 512)  # what lengths are rounded up to where others are refused (chunks, convolutions)
+_MULTIPLES = ((1, 8, 16, 64), (512,))
+"""What lengths are rounded up to where others are refused (chunks, convolutions); the second, where those are, too."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ class Recipe:
     pattern: Literal["mixed", "full", "left", "holes", "empty row", "empty"]
 
 
+ONE_SEQUENCE = Recipe("one sequence", 1, 13, "full")
 RECIPES = (
     Recipe("mixed lengths", 4, 11, "mixed"),
     Recipe("holes in the mask", 3, 9, "holes"),
     Recipe("left padding", 3, 7, "left"),
     Recipe("one token", 1, 1, "full"),
-    Recipe("one sequence", 1, 13, "full"),
+    ONE_SEQUENCE,
     Recipe("equal lengths", 3, 6, "full"),
     Recipe("a sequence of padding only", 3, 5, "empty row"),
     Recipe("padding only", 2, 4, "empty"),
@@ -172,11 +174,11 @@ def layouts(specs: Sequence[InputSpec]) -> Iterator[tuple[Layout, int]]:
     other_choices = choices if names["other"] else choices[:1]
     likely = (("length", "length"), ("length + past", "past"))
     pairs = sorted(product(mask_choices, other_choices), key=lambda pair: likely.index(pair) if pair in likely else 2)
-    for multiple in _MULTIPLES:
-        for mask, other in pairs:
-            layout: Layout = {str(name): role for name, role in batch.items()}
-            layout |= dict.fromkeys(names["ids"], "length") | dict.fromkeys(names["mask"], mask)
-            yield layout | dict.fromkeys(names["other"], other), multiple
+    readings = [(multiple, *pair) for long in (False, True) for pair in pairs for multiple in _MULTIPLES[long]]
+    for multiple, mask, other in readings:
+        layout: Layout = {str(name): role for name, role in batch.items()}
+        layout |= dict.fromkeys(names["ids"], "length") | dict.fromkeys(names["mask"], mask)
+        yield layout | dict.fromkeys(names["other"], other), multiple
 
 
 def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: int, seed: int) -> Feed:

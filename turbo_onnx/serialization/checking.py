@@ -42,8 +42,8 @@ def check_support(proto: onnx.ModelProto, name: str, artifacts: bool = False) ->
     newest = onnx.defs.onnx_opset_version()
     if opset > newest:
         raise UnsupportedModelError(
-            f"{name}: its opset is {opset}, and the installed onnx package knows {newest}; export it with opset"
-            f" {newest} or older, or upgrade onnx and onnxruntime."
+            f"{name}: its opset is {opset}, and {newest} is the newest that the installed onnx knows; export it with"
+            f" opset {newest} or older, or upgrade onnx and onnxruntime."
         )
     local = {(function.domain, function.name) for function in proto.functions}
     for node in nodes_of(proto.graph):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,8 @@ class Source:
     def _handle(self) -> int:
         if self._file is None:
             assert self.path is not None
-            self._file = self.path.open("rb")
+            self._file = self.path.open("rb")  # stays open as long as the weights are reachable
+            weakref.finalize(self, self._file.close)
         return self._file.fileno()
 
     @property
