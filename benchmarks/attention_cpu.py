@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -37,11 +37,12 @@ BATCHES = {
 }
 
 
-def layers(heads: int, size: int, extra: dict[str, tuple[int, list[str | int]]], rank: int) -> bytes:
+def layers(heads: int, size: int, extra: Mapping[str, tuple[int, Sequence[str | int]]], rank: int) -> bytes:
     """Layers that each attend from the output of the one before to the same keys and values."""
     names = [operand.name for operand in spec("VarlenAttention").inputs]
-    shape: list[str | int] = ["T", heads * size] if rank == 2 else ["B", "S", heads * size]
-    given = dict.fromkeys(("query", "key", "value"), (TensorProto.FLOAT, shape)) | extra
+    shape: Sequence[str | int] = ["T", heads * size] if rank == 2 else ["B", "S", heads * size]
+    rows = dict.fromkeys(("query", "key", "value"), (int(TensorProto.FLOAT), shape))
+    given = {**rows, **extra}
     nodes = []
     for layer in range(LAYERS):
         inputs = [name if name in given else "" for name in names]
@@ -75,8 +76,9 @@ def sides(heads: int, size: int, lengths: list[int], threads: int) -> dict[str, 
     for name, array in zip(("query", "key", "value"), rows, strict=True):
         padded_feeds[name] = np.zeros((len(lengths), longest, width), np.float32)
         padded_feeds[name][valid] = array
-    masked = {} if valid.all() else {"attention_bias": (TensorProto.FLOAT, ["B", 1, 1, "S"])}
-    if masked:
+    masked: dict[str, tuple[int, Sequence[str | int]]] = {}
+    if not valid.all():
+        masked["attention_bias"] = (TensorProto.FLOAT, ["B", 1, 1, "S"])
         padded_feeds["attention_bias"] = np.where(valid, 0.0, -np.inf).astype(np.float32)[:, None, None]
     stock = ort.InferenceSession(layers(heads, size, masked, 3), stock_options, providers=["CPUExecutionProvider"])
 
