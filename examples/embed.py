@@ -10,7 +10,6 @@ same texts the way a careful person would send them: sorted by length, four at a
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ import turbo_onnx
 from benchmarks.timing import alternate, ratio
 from models import minilm
 from models.batches import Batch, sorted_groups
+from turbo_onnx import report_text
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
 FOLDER = Path(".demo")
@@ -62,25 +62,6 @@ def embed(encoder: ort.InferenceSession, batch: Batch) -> np.ndarray:
     return unit
 
 
-def operators(path: Path) -> Counter[str]:
-    """How often each operator occurs; those of other domains carry the domain's name."""
-    graph = onnx.load(path, load_external_data=False).graph
-    return Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph.node)
-
-
-def print_operators(console: Console, before: Counter[str], after: Counter[str]) -> None:
-    """Both operator counts side by side."""
-    table = Table(title="Operators before and after")
-    table.add_column("operator")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name in sorted(before | after, key=lambda name: (-after[name], -before[name], name)):
-        table.add_row(name, str(before[name] or ""), str(after[name] or ""), style="bold" if after[name] else "dim")
-    table.add_section()
-    table.add_row("all", str(before.total()), str(after.total()))
-    console.print(table)
-
-
 def print_search(console: Console, texts: list[str], vectors: np.ndarray, encoder: ort.InferenceSession) -> None:
     """The nearest text for a few questions, to show that the vectors mean something."""
     similarity = embed(encoder, minilm.encode(list(QUESTIONS))) @ vectors.T
@@ -101,16 +82,8 @@ def main() -> None:
     onnx.save(minilm.load(), source)
 
     console.rule("turbo-onnx optimize")
-    result = turbo_onnx.optimize(source)
-    result.save(target)
-    report = result.report.to_dict()
-    print_operators(console, operators(source), operators(target))
-    attention = report["attention"]
-    console.print(
-        f"attention fused {attention['fused']} of {attention['found']}, packed {report['packed']}, "
-        f"verified {report['verify']['ok']} (largest difference {report['verify']['max_abs']:.1e}), "
-        f"{report['seconds']:.1f} s"
-    )
+    result = turbo_onnx.optimize(source, output=target)
+    console.print(report_text.render(result.report))
 
     console.rule("embed")
     texts = SENTENCES.read_text().splitlines()
