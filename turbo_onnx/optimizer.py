@@ -126,6 +126,7 @@ def optimize(
     report.ops_after = pipeline.operator_counts(loaded)
     report.packed_node_share = packed_node_share(loaded)
     report.first_token_pooling = pools_first_token(loaded)
+    report.notes = _notes(report)
     if require_fusion:
         _require_fusion(report)
     _record(loaded, options, report)
@@ -217,6 +218,19 @@ def _verify(
     mask = str(mask) if report.packed and mask is not None else None
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
     return verify(source, written, known, mask=mask, first_token=report.first_token_pooling, own_cases=cases)
+
+
+def _notes(report: Report) -> list[str]:
+    """What a caller of the result should know, because it is not as in the original."""
+    notes = []
+    if report.packed:
+        notes.append("Rows of padding in the outputs are zero; the original computes numbers there that mean nothing.")
+    if report.first_token_pooling:
+        notes.append(
+            "The first real token of a sequence is pooled; where a sequence begins with padding, the original takes"
+            " the padding instead."
+        )
+    return notes
 
 
 def _require_fusion(report: Report) -> None:
