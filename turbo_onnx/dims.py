@@ -200,7 +200,7 @@ def at_least(value: Dim | int, bound: Dim | int) -> bool:
 
 
 def divide_exactly(value: Dim | int, divisor: Dim | int) -> Dim | int | None:
-    """value / divisor where every term divides evenly by a one-term divisor, else None.
+    """The quotient value / divisor where every term divides evenly by a one-term divisor, else None.
 
     A quotient by a symbolic divisor holds wherever that divisor is not 0.
     """

@@ -33,13 +33,12 @@ def _reduced(read: Reading) -> Dims | None:
     if shape is None:
         return None
     if read.node.op in ("ArgMax", "ArgMin"):
-        axes: list[int] | None = [read.attr("axis", 0) % len(shape)]
+        axes = [read.attr("axis", 0) % len(shape)]
     else:
-        axes = read.axes(1, len(shape))
-        if axes is None and read.has(1):
+        given = read.axes(1, len(shape))
+        if given is None and read.has(1):
             return None
-        if not axes:
-            axes = [] if read.attr("noop_with_empty_axes", 0) else list(range(len(shape)))
+        axes = given or ([] if read.attr("noop_with_empty_axes", 0) else list(range(len(shape))))
     keep = read.attr("keepdims", 1)
     return tuple(1 if k in axes else size for k, size in enumerate(shape) if keep or k not in axes)
 
@@ -49,11 +48,16 @@ def _reduce(read: Reading) -> list[Fact]:
     shape = _reduced(read)
     items = read.items(0)
     value = None
-    if read.node.op == "ReduceProd" and items is not None and shape is not None and product(shape) == 1:
-        if all(item is not None for item in items):
-            array = np.empty((1,) * len(shape) if shape else (), dtype=object)
-            array.reshape(-1)[0] = product(items)
-            value = elements(array)
+    if (
+        read.node.op == "ReduceProd"
+        and items is not None
+        and all(item is not None for item in items)
+        and shape is not None
+        and product(shape) == 1
+    ):
+        array = np.empty((1,) * len(shape) if shape else (), dtype=object)
+        array.reshape(-1)[0] = product(items)
+        value = elements(array)
     return [Fact(fact.dtype, shape, value)]
 
 

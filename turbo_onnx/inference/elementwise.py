@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from turbo_onnx.dims import Dim
+from turbo_onnx.dims import Dim, at_least
 from turbo_onnx.inference import values
 from turbo_onnx.inference.reading import Fact, Reading, Rule
 from turbo_onnx.inference.values import Affine, Elements, Item, Uniform, Value
@@ -27,7 +27,7 @@ _ARITHMETIC: dict[str, Any] = {
     "Xor": lambda a, b: a != b,
     "Neg": operator.neg,
     "Not": operator.not_,
-    "Abs": lambda a: a if values.at_least(a, 0) else (-a if values.at_least(-a, 0) else None),
+    "Abs": lambda a: a if at_least(a, 0) else (-a if at_least(-a, 0) else None),
 }
 _COMPARISON: dict[str, Any] = {
     "Equal": values.equal,
@@ -110,7 +110,7 @@ def _truth(value: Value) -> Value | None:
     def truth(item: Item) -> Item:
         if isinstance(item, (int, bool)):
             return bool(item)
-        return True if values.at_least(item, 1) else None
+        return True if at_least(item, 1) else None
 
     if isinstance(value, (Elements, Uniform)):
         return values.combine(truth, value, rank=0)
@@ -144,11 +144,11 @@ def _range(read: Reading) -> list[Fact]:
     dtype = read.fact(0).dtype
     if start is None or limit is None or delta is None or isinstance(delta, Dim) or delta == 0:
         return [Fact(dtype, (read.fresh("range"),))]
-    if delta == 1 and values.at_least(limit, start):
+    if delta == 1 and at_least(limit, start):
         size: Dim | int = limit - start
     elif all(isinstance(item, int) for item in (start, limit, delta)):
         size = max(0, -((start - limit) // delta))
-    elif values.at_least(start, limit) and delta == 1:
+    elif at_least(start, limit) and delta == 1:
         size = 0
     else:
         size = read.fresh("range")

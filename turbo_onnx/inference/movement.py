@@ -305,7 +305,7 @@ def _reshaped(data: Fact, shape: Dims) -> Value | None:
 
 
 def is_iota(value: Value | None, shape: Dims) -> bool:
-    """Whether the elements, in row-major order, are offset, offset + 1, offset + 2, …"""
+    """Whether the elements, in row-major order, are offset, offset + 1, offset + 2, and so on."""
     if isinstance(value, Elements):
         return all(item == k for k, item in enumerate(value.list()))
     if not isinstance(value, Affine) or len(value.coefficients) != len(shape):

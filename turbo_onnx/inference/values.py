@@ -189,27 +189,27 @@ def compare_affine(function: Callable[..., Item], left: Affine, right: Affine) -
 
 
 def greater_or_equal(a: Item, b: Item) -> Item:
-    """a ≥ b, or None where it cannot be told."""
+    """Whether a ≥ b, or None where it cannot be told."""
     return True if at_least(a, b) else False if at_least(b, a + 1) else None
 
 
 def greater(a: Item, b: Item) -> Item:
-    """a > b, or None where it cannot be told."""
+    """Whether a > b, or None where it cannot be told."""
     return True if at_least(a, b + 1) else False if at_least(b, a) else None
 
 
 def less(a: Item, b: Item) -> Item:
-    """a < b, or None where it cannot be told."""
+    """Whether a < b, or None where it cannot be told."""
     return greater(b, a)
 
 
 def less_or_equal(a: Item, b: Item) -> Item:
-    """a ≤ b, or None where it cannot be told."""
+    """Whether a ≤ b, or None where it cannot be told."""
     return greater_or_equal(b, a)
 
 
 def equal(a: Item, b: Item) -> Item:
-    """a = b, or None where it cannot be told."""
+    """Whether a = b, or None where it cannot be told."""
     if a == b:
         return True
     return False if at_least(a, b + 1) or at_least(b, a + 1) else None
@@ -226,7 +226,7 @@ def minimum(a: Item, b: Item) -> Item:
 
 
 def divide(a: Item, b: Item) -> Item:
-    """a / b as ONNX divides integers (towards zero), or None where it cannot be told."""
+    """The quotient a / b as ONNX divides integers (towards zero), or None where it cannot be told."""
     if isinstance(a, int) and isinstance(b, int):
         if b == 0:
             return None
@@ -236,7 +236,7 @@ def divide(a: Item, b: Item) -> Item:
 
 
 def modulo(a: Item, b: Item) -> Item:
-    """a mod b with the divisor's sign, or None where it cannot be told."""
+    """The remainder a mod b, with the divisor's sign, or None where it cannot be told."""
     if isinstance(a, int) and isinstance(b, int):
         return a % b if b else None
     return 0 if divide_exactly(a, b) is not None else None

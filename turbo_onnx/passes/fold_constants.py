@@ -7,6 +7,8 @@ A large result is folded only where it takes the place of the constant it came f
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -86,7 +88,7 @@ def _evaluate(node: gs.Node, opset: int) -> list[np.ndarray] | None:
         if not absent:
             feeds[f"i{index}"] = np.asarray(tensor.values)
     outputs = [f"o{index}" for index in range(len(node.outputs))]
-    attributes = {key: _plain(value) for key, value in node.attrs.items()}
+    attributes: dict[str, Any] = {key: _plain(value) for key, value in node.attrs.items()}
     try:
         proto = onnx.helper.make_node(node.op, names, outputs, **attributes)
         graph = onnx.helper.make_graph(
@@ -109,5 +111,3 @@ def _plain(value: object) -> object:
     if isinstance(value, gs.Tensor):
         return onnx.numpy_helper.from_array(np.asarray(value.values))
     return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value)) if isinstance(value, type | np.dtype) else value
-
-
