@@ -21,6 +21,7 @@ Tensor: TypeAlias = gs.Variable | gs.Constant
 Shape = list[int | str] | None
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
+RAISED_DOMAIN = "turbo_onnx.raised"  # what it is for stands in passes/raised.py
 
 
 def producer(tensor: Tensor) -> gs.Node | None:
@@ -155,7 +156,8 @@ class Editor:
             attrs: attributes.
             domain: operator domain; None is the standard one.
             hint: what the node and its output are named after; the operator's type unless given.
-            dtype, shape: of the one output that is made here. Ignored when `outputs` is given.
+            dtype: of the one output that is made here. Ignored when `outputs` is given.
+            shape: likewise.
             outputs: existing tensors without producer that the node shall compute.
         """
         hint = hint or op

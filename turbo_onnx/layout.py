@@ -16,7 +16,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -24,8 +24,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.dims import as_dim, as_item
-from turbo_onnx.graph import Tensor, input_or_none, integers, is_op
-from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.graph import RAISED_DOMAIN, Tensor, input_or_none, integers, is_op
 
 _ELEMENTWISE = frozenset(
     """
@@ -105,12 +104,10 @@ class TokenLayout:
         """How to write the node on packed rows; None if it is not token-wise, or not known to be."""
         if not node.outputs or any(self.lead(tensor) == 0 for tensor in node.outputs if not tensor.is_empty()):
             return None
-        if is_op(node, "Gelu", domain=RAISED_DOMAIN):
+        if is_elementwise(node):
             return self._elementwise(node)
         if not is_op(node, node.op):
             return None
-        if node.op in _ELEMENTWISE:
-            return self._elementwise(node)
         if node.op in _REARRANGING:
             return self._rearranged(node)
         lead = self.lead(node.outputs[0])
@@ -119,19 +116,8 @@ class TokenLayout:
             return self._lookup(node)
         if first != lead or any(self.lead(tensor) != lead for tensor in node.outputs if not tensor.is_empty()):
             return None
-        if node.op in ("MatMul", "Gemm"):
-            return self._product(node, lead)
-        if node.op in _ON_LAST_AXES:
-            return self._on_last_axes(node, lead)
-        if node.op in _REDUCTIONS:
-            return self._reduction(node, lead)
-        if node.op == "Transpose":
-            return self._transposed(node, lead)
-        if node.op in ("Split", "Concat"):
-            return self._along_axis(node, lead)
-        if node.op == "Slice":
-            return self._sliced(node, lead)
-        return None
+        rule = _RULES.get(node.op)
+        return None if rule is None else rule(self, node, lead)
 
     def _role(self, tensor: Tensor, rank: int, lead: int) -> Role | None:
         """The operand's role in an element-wise node whose result has `rank` axes."""
@@ -178,7 +164,7 @@ class TokenLayout:
                 return None
             bias = input_or_none(node, 2)
             if bias is not None:
-                if bias.shape is None or len(bias.shape) > 1 and bias.shape[0] != 1:
+                if bias.shape is None or (len(bias.shape) > 1 and bias.shape[0] != 1):
                     return None
                 roles.append(Role.CONSTANT)
         return Tokenwise(tuple(roles), dict(node.attrs))
@@ -187,7 +173,7 @@ class TokenLayout:
         rank = len(node.inputs[0].shape)
         axis = node.attrs.get("axis", -1)
         axis = axis - rank if axis >= 0 else axis
-        if self.opset < 13 and node.op in ("Softmax", "LogSoftmax", "Hardmax") or axis + rank < lead:
+        if (self.opset < 13 and node.op in ("Softmax", "LogSoftmax", "Hardmax")) or axis + rank < lead:
             return None
         others = [self._role(tensor, rank - lead, 0) for tensor in node.inputs[1:]]
         if any(role not in (Role.CONSTANT, Role.ABSENT) for role in others):
@@ -254,6 +240,21 @@ class TokenLayout:
             return None
         others = [Role.CONSTANT] * (len(node.inputs) - 1)
         return Tokenwise((Role.TOKEN, *others), {}, rearranged=after)
+
+
+_RULES: dict[str, Callable[[TokenLayout, gs.Node, int], Tokenwise | None]] = {
+    **dict.fromkeys(("MatMul", "Gemm"), TokenLayout._product),
+    **dict.fromkeys(_ON_LAST_AXES, TokenLayout._on_last_axes),
+    **dict.fromkeys(_REDUCTIONS, TokenLayout._reduction),
+    **dict.fromkeys(("Split", "Concat"), TokenLayout._along_axis),
+    "Transpose": TokenLayout._transposed,
+    "Slice": TokenLayout._sliced,
+}
+
+
+def is_elementwise(node: gs.Node) -> bool:
+    """Whether the node's result is computed element by element, its operands broadcast against each other."""
+    return is_op(node, *_ELEMENTWISE) or is_op(node, "Gelu", domain=RAISED_DOMAIN)
 
 
 def _count(sizes: Sequence[int]) -> int:

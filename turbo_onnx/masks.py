@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from turbo_onnx.model import Model
 from turbo_onnx.shapes import Facts
 
 MASKED_AT_MOST = -1e4  # what is added to a score to hide a token, in the oldest exporters; newer ones add far less
-_LONGEST_CHAIN = 64
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
@@ -43,13 +43,16 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Where": np.where,
-    "Max": np.maximum,
-    "Min": np.minimum,
+    "Max": lambda *arrays: reduce(np.maximum, arrays),
+    "Min": lambda *arrays: reduce(np.minimum, arrays),
     "Identity": np.array,
     "IsNaN": np.isnan,
     "Abs": np.abs,
 }
-View = tuple[int, int]  # the axes of the tensor along which the mask's batch and position run, counted from the last: -1
+_LOOKUPS = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "OneHot": 0}  # and which operand says what is looked up
+_KEEPS_VALUES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_WITH_CONSTANTS = ("Add", "Clip", "Max", "Min", "Sub")
+View = tuple[int, int]  # along which axes the mask's batch and position run, counted from the last: -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,10 @@ class MaskFunctions:
             to = node.outputs[0].dtype
             if source is None or not isinstance(to, np.dtype | type):
                 return None
-            return MaskFunction(source.mask, source.views, source.table.astype(to))
+            if np.dtype(to).kind in "iu" and not np.isfinite(source.table).all():
+                return None
+            with np.errstate(over="ignore"):
+                return MaskFunction(source.mask, source.views, source.table.astype(to))
         if is_op(node, "Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose"):
             source = self.of(node.inputs[0])
             return None if source is None else self._moved(node, source)
@@ -194,11 +200,26 @@ def _number(tensor: gs.Constant) -> np.ndarray | None:
 
 
 def is_index(tensor: Tensor) -> bool:
-    """Whether the tensor is used to look things up, so that its values are not just 0 and 1."""
-    return any(
-        is_op(reader, "Gather", "GatherElements", "GatherND") and len(reader.inputs) > 1 and reader.inputs[1] is tensor
-        for reader in consumers(tensor)
-    )
+    """Whether the tensor is used to look things up, so that its values are not just 0 and 1.
+
+    What is looked up may be another view or type of it, or it with constants added.
+    """
+    seen: set[int] = set()
+    stack = [tensor]
+    while stack:
+        current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        for reader in consumers(current):
+            if is_op(reader, *_LOOKUPS) and current is reader.inputs[_LOOKUPS[reader.op]]:
+                return True
+            others = [operand for operand in reader.inputs if operand is not current]
+            if is_op(reader, *_KEEPS_VALUES) or (
+                is_op(reader, *_WITH_CONSTANTS) and all(isinstance(operand, gs.Constant) for operand in others)
+            ):
+                stack.extend(reader.outputs)
+    return False
 
 
 @dataclass(frozen=True)
@@ -208,10 +229,12 @@ class AttentionMask:
     Attributes:
         mask: keys where this [B, S] tensor is 0 are hidden from every row of a real token.
         alone: whether the bias is nothing else; otherwise other terms are added.
+        from_all: whether those keys are hidden from rows of padding too.
     """
 
     mask: Tensor
     alone: bool
+    from_all: bool
 
 
 def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | None:
@@ -223,22 +246,24 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
     """
     found = functions.of(bias)
     if found is not None:
-        return AttentionMask(found.mask, True) if found.mask is not None and _hides_padding(found) else None
+        if found.mask is None or not _hides_padding(found, real_rows=True):
+            return None
+        return AttentionMask(found.mask, True, _hides_padding(found, real_rows=False))
     node = producer(bias)
     if is_op(node, "Add") and node is not None:
         for tensor in node.inputs:
             part = attention_mask(tensor, functions)
             if part is not None:
-                return AttentionMask(part.mask, False)
+                return AttentionMask(part.mask, False, part.from_all)
     return None
 
 
-def _hides_padding(function: MaskFunction) -> bool:
-    """For rows of real tokens: nothing added for real keys, and padding keys pushed down to nothing."""
+def _hides_padding(function: MaskFunction, *, real_rows: bool) -> bool:
+    """For the rows of real tokens, or of padding: nothing added for real keys, padding keys pushed down to nothing."""
     keys, queries = (-4, -1), (-4, -2)
     if keys not in function.views or any(view not in (keys, queries) for view in function.views):
         return False
     table = function.table
     if len(function.views) == 2:
-        table = np.take(table, 1, axis=function.views.index(queries))
+        table = np.take(table, int(real_rows), axis=function.views.index(queries))
     return bool(table[1] == 0 and table[0] <= MASKED_AT_MOST)

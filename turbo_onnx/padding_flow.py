@@ -5,8 +5,8 @@ matters reads them. Going from the outputs to the inputs, every reader of a tens
 
 - a graph output does not mind (padding rows of outputs are documented to be 0);
 - a token-wise node minds if its results' readers do;
-- attention whose bias hides the padding keys does not mind for keys and values, and for queries if its results'
-  readers do not;
+- attention whose bias hides the padding keys does not mind for keys and values (those that it hides from rows of real
+  tokens only: if its results' readers do not), and for queries if its results' readers do not;
 - a product with the mask, or a choice by it, does not mind: its padding rows are the same number whatever it reads;
 - pooling does not mind where it takes the first token, or where the padding rows are known not to count;
 - anything else minds.
@@ -72,10 +72,10 @@ class PaddingFlow:
             for tensor in {id(t): t for t in node.inputs}.values():
                 if layout.lead(tensor) and not self._does_not_mind(node, tensor):
                     self._minded.add(id(tensor))
-        inner = {id(node) for node in model.graph.nodes}
+        self._inner = {id(node) for node in model.graph.nodes}
         for node in model.graph.nodes:  # what a subgraph reads, nobody has asked about
             for tensor in node.outputs:
-                if any(id(reader) not in inner for reader in consumers(tensor)):
+                if any(id(reader) not in self._inner for reader in consumers(tensor)):
                     self._minded.add(id(tensor))
 
     def tokenwise(self, node: gs.Node) -> Tokenwise | None:
@@ -94,7 +94,8 @@ class PaddingFlow:
         if self.ignorable(tensor):
             return True
         value = self.padding_value(tensor)
-        return value == 0 or (value is not None and all(self.pooling(r) is not None for r in consumers(tensor)))
+        pooled = all(id(reader) in self._inner and self.pooling(reader) is not None for reader in consumers(tensor))
+        return value == 0 or (value is not None and pooled)
 
     def attention(self, node: gs.Node) -> AttentionMask | None:
         """What is known of the node's mask, if the node is self-attention over this batch, hidden by this mask."""
@@ -142,9 +143,9 @@ class PaddingFlow:
         if not node.inputs or self.layout.lead(node.inputs[0]) != 2:
             return None
         rows = node.inputs[0]
-        if is_op(node, "Gather") and len(rows.shape) == 3 and node.attrs.get("axis", 0) in (1, -2):
-            if integers(node.inputs[1]) == [0]:
-                return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
+        along = is_op(node, "Gather") and len(rows.shape) == 3 and node.attrs.get("axis", 0) in (1, -2)
+        if along and integers(node.inputs[1]) == [0]:
+            return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
         if is_op(node, "Slice") and len(rows.shape) == 3:
             starts, ends, axes, steps = (integers(input_or_none(node, index)) for index in (1, 2, 3, 4))
             if starts == [0] and ends == [1] and axes in ([1], [-2]) and steps in (None, [1]):
@@ -174,10 +175,11 @@ class PaddingFlow:
         if is_op(node, "Shape"):
             return True
         if is_op(node, "VarlenAttention", domain=DOMAIN):
-            if self.attention(node) is None:
+            found = self.attention(node)
+            if found is None:
                 return False
             roles = [index for index in range(len(node.inputs)) if node.inputs[index] is tensor]
-            only_hidden = all(index in (1, 2) for index in roles)
+            only_hidden = found.from_all and all(index in (1, 2) for index in roles)
             return only_hidden or (max(roles) <= 2 and self.ignorable(node.outputs[0]))
         if self.pooling(node) is not None and node.inputs[0] is tensor:
             return all(operand is not tensor for operand in node.inputs[1:])

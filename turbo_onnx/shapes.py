@@ -15,12 +15,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.dims import Dim, as_dim, as_item, symbol
-from turbo_onnx.graph import STANDARD_DOMAINS, Tensor
+from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Tensor
 from turbo_onnx.inference import computation, elementwise, movement, values
 from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule, Symbols
 from turbo_onnx.model import Model
 
-RAISED_DOMAIN = "turbo_onnx.raised"
 _STANDARD: dict[str, Rule] = {**elementwise.RULES, **movement.RULES, **computation.RULES}
 _ROUNDS = 8
 
@@ -188,9 +187,9 @@ def _from_schema(read: Reading) -> list[Fact]:
         outputs = [f"o{index}" for index in range(len(node.outputs))]
         proto = onnx.helper.make_node(node.op, names, outputs, **attributes)
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data)
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError, TypeError, KeyError):
+    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
         return unknown
-    except (RuntimeError, ValueError):
+    except (TypeError, KeyError, RuntimeError, ValueError):
         return unknown
     return [_from_type(read, found.get(name), index) for index, name in enumerate(outputs)]
 
@@ -210,7 +209,8 @@ def _from_type(read: Reading, found: Any, index: int) -> Fact:
         if dim.HasField("dim_value"):
             shape.append(dim.dim_value)
         else:
-            shape.append(as_dim(dim.dim_param) if dim.dim_param else read.fresh(f"{read.node.op.lower()}{index}_{axis}"))
+            made_up = f"{read.node.op.lower()}{index}_{axis}"
+            shape.append(as_dim(dim.dim_param) if dim.dim_param else read.fresh(made_up))
     return Fact(dtype, tuple(shape))
 
 

@@ -25,7 +25,7 @@ class PackedRows:
         layout: of its tokens.
         facts: of its tensors.
         mask: the tensor [B, S] whose nonzero entries are the tokens.
-        full_batch: tensors of fewer rows than the mask at run time are broadcast to its shape; by tensor identity.
+        uneven: tensors, by identity, that may have fewer sequences than the mask at run time: they are broadcast to it.
     """
 
     def __init__(self, edit: Editor, layout: TokenLayout, facts: Facts, mask: Tensor, uneven: set[int]) -> None:
@@ -73,9 +73,12 @@ class PackedRows:
         rows = tensor
         if id(tensor) in self._uneven:
             shape = self._edit.node("Shape", [self.mask], hint="mask_shape", dtype=INT64, shape=[2])
-            rows = self._edit.node(
-                "Expand", [tensor, shape], hint=f"{tensor.name}_full", dtype=tensor.dtype, shape=self.mask.shape
-            )
+            if rest:
+                parts = [shape, self.constant(list(rest), "row")]
+                shape = self._edit.node("Concat", parts, attrs={"axis": 0}, hint="full_shape", dtype=INT64,
+                                        shape=[2 + len(rest)])  # fmt: skip
+            rows = self._edit.node("Expand", [tensor, shape], hint=f"{tensor.name}_full", dtype=tensor.dtype,
+                                   shape=[*self.mask.shape, *rest])  # fmt: skip
         if lead == 2:
             target = self.constant([-1, *rest], "rows")
             rows = self._edit.node("Reshape", [rows, target], hint=f"{tensor.name}_rows", dtype=tensor.dtype)
@@ -105,7 +108,8 @@ class PackedRows:
         axis = len(tensor.shape) - rank + 1  # of the positions
         rest = list(tensor.shape[axis + 1 :])
         if isinstance(value, Affine) and value.offset == 0 and not rest:
-            if [step for step in value.coefficients if step != 0] == [1] and value.coefficients[axis] == 1:
+            steps = [1 if k == axis else 0 for k in range(len(value.coefficients))]
+            if list(value.coefficients) == steps:
                 return self.token_position
         item = single(value)
         if item is not None and not isinstance(item, Dim) and not rest:

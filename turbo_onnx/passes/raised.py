@@ -11,4 +11,6 @@ node gets the same name in this domain. It lives only until the fuse and lower s
 
 from __future__ import annotations
 
-RAISED_DOMAIN = "turbo_onnx.raised"
+from turbo_onnx.graph import RAISED_DOMAIN
+
+__all__ = ["RAISED_DOMAIN"]

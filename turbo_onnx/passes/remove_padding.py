@@ -11,16 +11,18 @@ and FasterTransformer pack in the same way around attention).
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
+from turbo_onnx.custom_ops.remove_padding.spec import MASK_TYPES
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.dims import as_dim
-from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
-from turbo_onnx.layout import Role, TokenLayout, Tokenwise
+from turbo_onnx.graph import Editor, Shape, Tensor, consumers, input_or_none, is_op
+from turbo_onnx.layout import Role, TokenLayout, Tokenwise, is_elementwise
 from turbo_onnx.masks import AttentionMask, MaskFunctions, attention_mask
 from turbo_onnx.model import Model
 from turbo_onnx.padding_flow import PaddingFlow, Pooling
@@ -99,7 +101,8 @@ class _Rewrite:
         if not packed and not self._planned:
             return
         tokens_only = len(packed) == len(attentions)
-        self._rows = PackedRows(self._edit, self._layout, self._facts, self._even_mask(), self._uneven())
+        uneven = self._uneven()
+        self._rows = PackedRows(self._edit, self._layout, self._facts, self._even_mask(uneven), uneven)
         for node in nodes:
             self._write(node)
         self._leave(nodes)
@@ -153,27 +156,31 @@ class _Rewrite:
         return all(self._layout.row(tensor) is not None for tensor in (*tokens, *node.outputs))
 
     def _uneven(self) -> set[int]:
-        """Graph inputs over tokens whose sizes the file names otherwise than the mask's: 1 is possible for them."""
-        declared = self._model.declared_shapes
-        own = declared.get(self._flow.mask.name)
-        return {
-            id(tensor)
-            for tensor in self._model.graph.inputs
-            if self._layout.lead(tensor) == 2
-            and len(tensor.shape) == 2
-            and own is not None
-            and list(declared.get(tensor.name) or own) != list(own)
-        }
+        """Graph inputs over tokens that the file does not give the mask's sizes by name: 1 is possible for them."""
+        inputs = [tensor for tensor in self._model.graph.inputs if self._layout.lead(tensor) == 2]
+        named = {id(tensor): tuple((self._model.declared_shapes.get(tensor.name) or [])[:2]) for tensor in inputs}
+        sizes = set(named.values())
+        own = named.get(id(self._flow.mask)) or (sizes.pop() if len(sizes) == 1 else ())
+        if not all(isinstance(size, int | str) and size not in ("", -1) for size in own):
+            own = ()
+        return {key for key, size in named.items() if size != own}
 
-    def _even_mask(self) -> Tensor:
-        """The mask, broadcast to the batch where the file does not say that it has the batch's own sizes."""
+    def _even_mask(self, uneven: set[int]) -> Tensor:
+        """The mask as RemovePadding takes it, broadcast with all inputs that may have more sequences than it has."""
         mask = self._flow.mask
-        uneven = self._uneven()
-        other = next((tensor for tensor in self._model.graph.inputs if id(tensor) in uneven), None)
-        if other is None:
-            return mask
-        shape = self._edit.node("Shape", [other], hint=f"{other.name}_shape", dtype=INT64, shape=[2])
-        return self._edit.node("Expand", [mask, shape], hint=f"{mask.name}_full", dtype=mask.dtype, shape=mask.shape)
+        if f"tensor({_onnx_name(mask.dtype)})" not in MASK_TYPES:
+            mask = self._edit.node("Cast", [mask], attrs={"to": onnx.TensorProto.BOOL}, hint=f"{mask.name}_bool",
+                                   dtype=np.dtype(np.bool_), shape=mask.shape)  # fmt: skip
+        for other in self._model.graph.inputs:
+            if id(other) not in uneven or other is self._flow.mask:
+                continue
+            shape = self._edit.node("Shape", [other], hint=f"{other.name}_shape", dtype=INT64, shape=[len(other.shape)])
+            if len(other.shape) > 2:
+                bounds = [self._edit.constant(np.array([value]), "bound") for value in (0, 2)]
+                shape = self._edit.node("Slice", [shape, *bounds], hint=f"{other.name}_batch", dtype=INT64, shape=[2])
+            mask = self._edit.node("Expand", [mask, shape], hint=f"{mask.name}_full", dtype=mask.dtype,
+                                   shape=mask.shape)  # fmt: skip
+        return mask
 
     def _write(self, node: gs.Node) -> None:
         if is_op(node, "VarlenAttention", domain=DOMAIN):
@@ -212,7 +219,7 @@ class _Rewrite:
             return
         results = []
         for tensor in node.outputs:
-            shape = None if tensor.is_empty() else [TOKENS, *(self._layout.row(tensor) or ())]
+            shape: Shape = None if tensor.is_empty() else [TOKENS, *(self._layout.row(tensor) or ())]
             results.append(self._edit.variable(f"{tensor.name}_packed", tensor.dtype, shape))
         self._edit.node(node.op, operands, attrs=rule.attrs, domain=node.domain, hint=node.name, outputs=results)
         for tensor, packed in zip(node.outputs, results, strict=True):
@@ -239,20 +246,16 @@ class _Rewrite:
                 return None
         if rule.rearranged is not None:
             return None
-        operands = self._rows.operands(
-            node, rule if not any(values) else self._without_mask_operands(node, rule, values)
-        )
+        whole = any(known is None and self._same_row(t, result) for t, known in zip(node.inputs, values, strict=True))
+        if not whole or not is_elementwise(node):
+            return self._rows.operands(node, rule)
+        roles = [role if known is None else Role.ABSENT for role, known in zip(rule.roles, values, strict=True)]
+        operands = self._rows.operands(node, replace(rule, roles=tuple(roles)))
         for index, known in enumerate(values):
             if known is not None:
                 dtype = node.inputs[index].dtype
                 operands[index] = self._edit.constant(np.array(known[1], dtype=dtype), f"{node.name}_real")
         return operands
-
-    def _without_mask_operands(
-        self, node: gs.Node, rule: Tokenwise, values: list[tuple[float, float] | None]
-    ) -> Tokenwise:
-        roles = tuple(Role.ABSENT if values[index] is not None else role for index, role in enumerate(rule.roles))
-        return Tokenwise(roles, rule.attrs, rule.operands, rule.rearranged)
 
     def _same_row(self, tensor: Tensor, result: Tensor) -> bool:
         return bool(self._layout.lead(tensor)) and list(tensor.shape) == list(result.shape)
@@ -351,6 +354,12 @@ class _Rewrite:
                 outside = [reader for reader in consumers(tensor) if id(reader) not in self._done]
                 if outside or self._edit.is_graph_output(tensor):
                     self._edit.replace(tensor, self._rows.restored(tensor))
+
+
+def _onnx_name(dtype: type | np.dtype) -> str:
+    """The type as in `tensor(NAME)`."""
+    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return str(onnx.TensorProto.DataType.Name(number)).lower()
 
 
 def _is_float(tensor: Tensor) -> bool:
