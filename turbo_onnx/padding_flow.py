@@ -3,12 +3,13 @@
 Leaving padding out changes what the padding rows of every tensor hold. That is harmless exactly where nobody who
 matters reads them. Going from the outputs to the inputs, every reader of a tensor [B, S, …] is asked:
 
-- a graph output does not mind (padding rows of outputs are documented to be 0);
+- a graph output does not mind where its rows are tokens of this mask (their padding rows are documented to be 0).
+  Rows that come from elsewhere (another stream of tokens of the same sizes, rows in another order) are not;
 - a token-wise node minds if its results' readers do;
 - attention whose bias hides the padding keys does not mind for keys and values (those that it hides from rows of real
   tokens only: if its results' readers do not), and for queries if its results' readers do not;
 - a product with the mask, or a choice by it, does not mind: its padding rows are the same number whatever it reads;
-- pooling does not mind where it takes the first token, or where the padding rows are known not to count;
+- pooling does not mind where it takes the first token of this mask, or where padding rows are known not to count;
 - anything else minds.
 
 A node whose results' padding rows matter stays as it is, and so does all that it reads.
@@ -19,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
@@ -68,15 +70,68 @@ class PaddingFlow:
         self._masks = masks
         self._minded: set[int] = set()
         self._tokenwise: dict[int, Tokenwise | None] = {}
+        self._inner = {id(node) for node in model.graph.nodes}
+        self._origins = self._find_origins(model)
+        self._keys = self._find_keys(model)
+        for tensor in (*(t for node in model.graph.nodes for t in node.outputs), *model.graph.outputs):
+            if layout.lead(tensor) and (self._is_read_inside(tensor) or self._is_foreign_output(model, tensor)):
+                self._minded.add(id(tensor))
         for node in reversed(model.graph.nodes):
             for tensor in {id(t): t for t in node.inputs}.values():
                 if layout.lead(tensor) and not self._does_not_mind(node, tensor):
                     self._minded.add(id(tensor))
-        self._inner = {id(node) for node in model.graph.nodes}
-        for node in model.graph.nodes:  # what a subgraph reads, nobody has asked about
+
+    def _is_read_inside(self, tensor: Tensor) -> bool:
+        """Whether a subgraph reads the tensor: nobody asks its nodes what they mind."""
+        return any(id(reader) not in self._inner for reader in consumers(tensor))
+
+    def _is_foreign_output(self, model: Model, tensor: Tensor) -> bool:
+        return any(tensor is output for output in model.graph.outputs) and not self.has_own_rows(tensor)
+
+    def _find_origins(self, model: Model) -> dict[int, frozenset[int]]:
+        """For each computed tensor of token rows, the tensors from which its rows came, each row from the same row."""
+        origins: dict[int, frozenset[int]] = {}
+        for node in model.graph.nodes:
+            rule = self.tokenwise(node)
+            sources: list[Tensor] = []
+            if rule is not None:
+                sources = [t for t, role in zip(node.inputs, rule.roles, strict=False) if role is Role.TOKEN]
+            elif is_op(node, "VarlenAttention", domain=DOMAIN):
+                sources = [node.inputs[0]]
             for tensor in node.outputs:
-                if any(id(reader) not in self._inner for reader in consumers(tensor)):
-                    self._minded.add(id(tensor))
+                if sources and self.layout.lead(tensor):
+                    parts = (origins.get(id(t), frozenset((id(t),))) for t in sources if not self._tells_tokens(t))
+                    origins[id(tensor)] = frozenset[int]().union(*parts)
+        return origins
+
+    def _find_keys(self, model: Model) -> list[tuple[bool, frozenset[int]]]:
+        """For each attention with a mask: whether it is this one, and where the rows that it hides come from."""
+        keys = []
+        for node in model.graph.nodes:
+            found = self._masks.get(id(node))
+            if found is not None:
+                key = input_or_none(node, 1)
+                key = key if key is not None else node.inputs[0]
+                keys.append((found.mask is self.mask, self._origins.get(id(key), frozenset((id(key),)))))
+        return keys
+
+    def _tells_tokens(self, tensor: Tensor) -> bool:
+        """Whether the tensor is a function of this mask, and so says what rows are whatever it is combined with."""
+        function = self._functions.of(tensor)
+        return function is not None and function.mask is self.mask
+
+    def has_own_rows(self, tensor: Tensor) -> bool:
+        """Whether the tensor's rows are the tokens that this mask tells from padding, and no other mask does.
+
+        They are if they come, row by row, from what an attention with this mask takes its keys from.
+        """
+        own = self._origins.get(id(tensor), frozenset((id(tensor),)))
+        if not own or self._tells_tokens(tensor):
+            return True
+        covers = {True: frozenset[int](), False: frozenset[int]()}
+        for here, origins in self._keys:
+            covers[here] |= origins
+        return own <= covers[True] and not any(not here and own <= origins for here, origins in self._keys)
 
     def tokenwise(self, node: gs.Node) -> Tokenwise | None:
         """`TokenLayout.tokenwise`, remembered."""
@@ -148,11 +203,16 @@ class PaddingFlow:
             return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
         if is_op(node, "Slice") and len(rows.shape) == 3:
             starts, ends, axes, steps = (integers(input_or_none(node, index)) for index in (1, 2, 3, 4))
-            if starts == [0] and ends == [1] and axes in ([1], [-2]) and steps in (None, [1]):
+            first = starts == [0] and ends == [1] and axes in ([1], [-2]) and steps in (None, [1])
+            if first and self._pools(rows):
                 return Pooling("first", 0.0, True)
         if is_op(node, "ReduceSum", "ReduceMax"):
             return self._reduction(node, rows)
         return None
+
+    def _pools(self, rows: Tensor) -> bool:
+        """Whether the first of the rows may be taken for the first token; there is a kernel for float32 only."""
+        return rows.dtype == np.float32 and self.has_own_rows(rows)
 
     def _reduction(self, node: gs.Node, rows: Tensor) -> Pooling | None:
         rank = len(rows.shape)
@@ -165,7 +225,7 @@ class PaddingFlow:
         if is_op(node, "ReduceSum") and values is not None and values[0] == 0 and self.layout.row(rows) is not None:
             return Pooling("count", values[1], keeps)
         padding = self.padding_value(rows)
-        if rank != 3 or padding is None:
+        if rank != 3 or padding is None or rows.dtype != np.float32:
             return None
         if is_op(node, "ReduceSum"):
             return Pooling("sum", 0.0, keeps) if padding == 0 else None
