@@ -10,8 +10,7 @@ A batch of B sequences, padded to S, holds B · S token rows. Tensors come in th
 
 A node is *token-wise* if each row of its results depends on that row of its padded or flat operands only (and on what
 the other layouts hold for it). Such a node computes the same on rows that were picked out, with the two leading axes
-replaced by one: `Tokenwise` says how to write it there. Axes are counted from the last, so that most attributes do not
-change.
+replaced by one: `Tokenwise` says how to write it there. Most axes are counted from the last, and stay the same.
 """
 
 from __future__ import annotations
@@ -181,26 +180,23 @@ class TokenLayout:
         return Tokenwise((Role.TOKEN, *(role for role in others if role)), dict(node.attrs) | {"axis": axis})
 
     def _reduction(self, node: gs.Node, lead: int) -> Tokenwise | None:
+        """Over axes of the row.
+
+        They are counted from the first: from the last, ONNX Runtime's result for no rows has the wrong shape.
+        """
         rank = len(node.inputs[0].shape)
+        first = lead - 1  # how many axes there are less on packed rows
         if node.op in ("ArgMax", "ArgMin"):
-            axis = node.attrs.get("axis", 0)
-            axis = axis - rank if axis >= 0 else axis
-            return None if axis + rank < lead else Tokenwise((Role.TOKEN,), dict(node.attrs) | {"axis": axis})
-        axes = self._axes(node, 1, rank)
-        if not axes or min(axes) + rank < lead:
-            return None
-        return self._with_axes(node, axes, (Role.TOKEN,))
-
-    def _axes(self, node: gs.Node, index: int, rank: int) -> list[int] | None:
-        """The node's axes counted from the last; None where they are not constant."""
+            axis = node.attrs.get("axis", 0) % rank
+            return None if axis < lead else Tokenwise((Role.TOKEN,), dict(node.attrs) | {"axis": axis - first})
         given = node.attrs.get("axes")
-        axes = list(given) if given is not None else integers(input_or_none(node, index))
-        return None if axes is None else [axis - rank if axis >= 0 else axis for axis in axes]
-
-    def _with_axes(self, node: gs.Node, axes: list[int], roles: Sequence[Role]) -> Tokenwise:
-        if "axes" in node.attrs:
-            return Tokenwise(tuple(roles), dict(node.attrs) | {"axes": axes})
-        return Tokenwise((*roles, Role.CONSTANT), dict(node.attrs), {len(roles): axes})
+        axes = list(given) if given is not None else integers(input_or_none(node, 1))
+        if not axes or min(axis % rank for axis in axes) < lead:
+            return None
+        packed = [axis % rank - first for axis in axes]
+        if given is not None:
+            return Tokenwise((Role.TOKEN,), dict(node.attrs) | {"axes": packed})
+        return Tokenwise((Role.TOKEN, Role.CONSTANT), dict(node.attrs), {1: packed})
 
     def _transposed(self, node: gs.Node, lead: int) -> Tokenwise | None:
         order = list(node.attrs.get("perm") or reversed(range(len(node.inputs[0].shape))))

@@ -74,6 +74,10 @@ def model(
         f'<ir_version: 8, opset_import: ["": {opset}, "turbo_onnx": 1]>\n'
         f"g ({inputs}) => ({outputs}) <{CONSTANTS}{constants}> {{ {nodes} }}"
     )
+    for entry in proto.graph.input:
+        for size in entry.type.tensor_type.shape.dim:
+            if size.dim_param == "_":  # the text has no way to leave a size without a name
+                size.Clear()
     for name, value in (weights() | dict(extra or {})).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
     return cleaned(Model.from_proto(proto))
@@ -101,7 +105,7 @@ def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
             mask,
             {
                 "mask": mask,
-                "ids": random.integers(1, VOCABULARY, mask.shape) * mask,
+                "ids": random.integers(1, VOCABULARY - 2, mask.shape) * mask,
                 "types": random.integers(0, 3, mask.shape),
                 "x": normal(batch, length, WIDTH, seed=seed),
                 "each": normal(batch, 1, WIDTH, seed=seed + 50),
@@ -176,7 +180,7 @@ def compare(
         message = f"{entry.name}, {where}, mask {mask.tolist()}"
         assert new.dtype == old.dtype, message
         assert new.shape == old.shape, message
-        if entry.shape[:1] == ["B*S"]:
+        if entry.shape[:1] == ["rows"]:
             old, new = (array.reshape(*mask.shape, *array.shape[1:]) for array in (old, new))
         tokens = old.shape[:2] == mask.shape and entry.shape[:2] != ["B", 1]
         rows = real if tokens else sequences if old.shape[:1] == mask.shape[:1] else slice(None)
