@@ -40,7 +40,7 @@ class Facts:
 
     def __setitem__(self, tensor: gs.Variable, fact: Fact) -> None:
         shape = fact.shape and tuple(self.symbols.resolve(size) for size in fact.shape)
-        self._facts[id(tensor)] = Fact(fact.dtype, shape, fact.value)
+        self._facts[id(tensor)] = Fact(fact.dtype, shape, values.representable(fact.value, fact.dtype))
 
     def _constant(self, tensor: gs.Constant) -> Fact:
         known = self._constants.get(id(tensor))

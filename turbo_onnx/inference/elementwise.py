@@ -65,7 +65,8 @@ def _join(read: Reading, dtype: Any, function: Any) -> Fact:
 
 def _arithmetic(read: Reading) -> list[Fact]:
     dtype = next((f.dtype for f in read.inputs if f is not None and f.dtype is not None), None)
-    return [_join(read, dtype, _ARITHMETIC.get(read.node.op))]
+    truncating = read.node.op == "Mod" and read.attr("fmod", 0)
+    return [_join(read, dtype, None if truncating else _ARITHMETIC.get(read.node.op))]
 
 
 def _comparison(read: Reading) -> list[Fact]:

@@ -11,7 +11,7 @@ from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule
 from turbo_onnx.inference.values import Affine, Elements, Item, Stack, Uniform, Value, elements
 
 INT64 = np.dtype(np.int64)
-FAR = 1 << 31  # slice bounds beyond this mean "to the end"
+FAR = (1 << 31) - 1  # slice bounds from this on mean "to the end"
 
 
 def _identity(read: Reading) -> list[Fact]:
@@ -77,7 +77,7 @@ def _unify_walked_axis(read: Reading, part: Affine, shape: Dims, size: Dim | int
     """An index that counts 0, 1, 2, … along one input's size addresses another input's axis: take them for one."""
     moving = [k for k, step in enumerate(part.coefficients) if step != 0]
     if part.offset == 0 and len(moving) == 1 and part.coefficients[moving[0]] == 1 and shape[moving[0]] != size:
-        read.symbols.unify(shape[moving[0]], size)
+        read.symbols.unify(shape[moving[0]], size, certain=True)
 
 
 def _like_indices(read: Reading) -> list[Fact]:
@@ -117,10 +117,12 @@ def _slice_axis(
     read: Reading, size: Dim | int, value: Value | None, axis: int, start: Item, end: Item, step: int
 ) -> tuple[Dim | int, Value | None]:
     if isinstance(size, int) and all(isinstance(item, int) for item in (start, end)):
-        window = slice(*slice(start, None if end < -FAR and step < 0 else end, step).indices(size))
+        window = slice(*slice(start, None if end <= -FAR and step < 0 else end, step).indices(size))
         length = len(range(window.start, window.stop, window.step))
         return length, _slice_value(value, axis, window.start, step)
     first, last = _bound(start, size), _bound(end, size)
+    if step == 1 and first is not None and last is not None and last - first == 1:
+        return 1, _slice_value(value, axis, first, 1)  # one element, which is taken to be there
     if step != 1 or first is None or last is None or not at_least(first, 0):
         whole = step == 1 and first == 0 and end is not None and isinstance(end, int) and end >= FAR
         return (size, value) if whole else (read.fresh(f"slice{axis}"), None)
@@ -129,7 +131,10 @@ def _slice_axis(
         return last - first, value
     if at_least(last, size) and at_least(size, first):
         return size - first, value
-    return read.fresh(f"slice{axis}"), value if first == 0 else None
+    part = read.fresh(f"slice{axis}")
+    if isinstance(size, int) and size > 1 and isinstance(part, Dim):
+        read.symbols.limits[str(part)] = last - first
+    return part, value if first == 0 else None
 
 
 def _bound(item: Item, size: Dim | int) -> Any:
@@ -167,7 +172,7 @@ def _slice_rule(read: Reading) -> list[Fact]:
             if axes is not None and steps is not None:
                 index: list[Any] = [slice(None)] * source.items.ndim
                 for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-                    index[axis] = slice(start, None if end < -FAR and step < 0 else end, step)
+                    index[axis] = slice(start, None if end <= -FAR and step < 0 else end, step)
                 return [Fact(fact.dtype, fact.shape, Elements(source.items[tuple(index)]))]
     return [fact]
 
@@ -193,7 +198,7 @@ def _concat(read: Reading) -> list[Fact]:
         size = plain[0] if plain else sizes[0]
         for other in sizes if not plain else []:
             if other != size:
-                size = read.symbols.unify(size, other) or size
+                size = read.symbols.unify(size, other, certain=True) or size
         joined.append(size)
     value: Value | None = None
     values = [fact.value for fact in facts]
@@ -226,6 +231,7 @@ def _split(read: Reading) -> list[Fact]:
     if sizes is None:
         even = divide_exactly(data.shape[axis], count) if not read.has(1) else None
         sizes = [even if even is not None else read.fresh(f"split{k}") for k in range(count)]
+    sizes = [read.fresh(f"split{k}") if size is None else size for k, size in enumerate(sizes)]
     return [Fact(data.dtype, (*data.shape[:axis], size, *data.shape[axis + 1 :])) for size in sizes]
 
 

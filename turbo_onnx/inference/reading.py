@@ -41,9 +41,14 @@ class Symbols:
     Two different sizes that an element-wise operator joins are equal, or one of them is 1 at run time. The size that
     was named later is then taken for the other; `equalities` remembers it as text for the report. (Kernels check
     their operands' sizes at run time, so a size of 1 there is an error or a broadcast and never a wrong number.)
+
+    That holds for sizes of inputs. A size that was made up for what nothing is known of may well be 1, and is taken for
+    another only where the operator demands it, or where it is one of `limits`: part of an axis, of that size unless the
+    axis ends before.
     """
 
     inputs: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, Dim | int] = field(default_factory=dict)
     same: dict[str, Dim | int] = field(default_factory=dict)
     equalities: list[str] = field(default_factory=list)
 
@@ -53,9 +58,10 @@ class Symbols:
             dim = dim.substitute(self.same)
         return dim
 
-    def unify(self, a: Dim | int, b: Dim | int) -> Dim | int | None:
+    def unify(self, a: Dim | int, b: Dim | int, *, certain: bool = False) -> Dim | int | None:
         """Take two sizes for one and return it, or None where neither is a replaceable symbol.
 
+        `certain` says that they cannot differ; otherwise one of them may be 1 at run time.
         Made-up symbols give way to anything, inputs' symbols only to what inputs' symbols express, the one that was
         declared last first.
         """
@@ -66,6 +72,8 @@ class Symbols:
             name = old.name if isinstance(old, Dim) else None
             if name is None or (isinstance(new, Dim) and name in new.symbols):
                 continue
+            if not certain and not self._never_one_by_itself(name, new):
+                continue
             if name in self.inputs:
                 if not isinstance(new, Dim) or not new.symbols <= set(self.inputs):
                     continue
@@ -73,6 +81,12 @@ class Symbols:
             self.same[name] = new
             return new
         return None
+
+    def _never_one_by_itself(self, name: str, other: Dim | int) -> bool:
+        """Whether the size `name` is not 1 where the other one is more."""
+        if name in self.inputs:
+            return not isinstance(other, Dim) or other.symbols <= self.inputs.keys()
+        return name in self.limits and self.resolve(self.limits[name]) == other
 
     def _order(self, pair: tuple[Dim | int, Dim | int]) -> int:
         name = pair[0].name if isinstance(pair[0], Dim) else None

@@ -104,6 +104,32 @@ def of_constant(array: np.ndarray) -> Value | None:
     return Affine(int(origin), tuple(coefficients))
 
 
+def representable(value: Value | None, dtype: Any) -> Value | None:
+    """What is left of the value in a tensor of the type, whose numbers would wrap around: only what surely fits it.
+
+    Sizes are taken to fit 32 bits.
+    """
+    if value is None or not isinstance(dtype, np.dtype) or dtype.kind == "b":
+        return value
+    if dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(dtype)
+
+    def fits(item: Item) -> bool:
+        if isinstance(item, Dim):
+            return dtype.itemsize >= 4 and (dtype.kind == "i" or is_non_negative(item))
+        return item is not None and limits.min <= item <= limits.max
+
+    if isinstance(value, Elements):
+        if all(item is None or fits(item) for item in value.list()):
+            return value
+        kept = np.frompyfunc(lambda item: item if fits(item) else None, 1, 1)(value.items)
+        return Elements(np.asarray(kept, dtype=object))
+    if isinstance(value, Uniform):
+        return value if fits(value.item) else None
+    return value if dtype.kind == "i" and dtype.itemsize >= 4 else None
+
+
 def single(value: Value | None) -> Item:
     """The one item that all elements share, or None."""
     if isinstance(value, Uniform):
