@@ -120,6 +120,8 @@ def check_invariants(model: Model) -> None:
     """Assert that the graph is in the state in which a pass has to leave it."""
     known = {id(tensor) for tensor in model.graph.inputs}
     read: set[int] = {id(tensor) for tensor in model.graph.outputs}
+    for subgraph in model.graph.subgraphs(recursive=True):
+        read |= {id(tensor) for node in subgraph.nodes for tensor in node.inputs}
     names: set[str] = set()
     for node in model.graph.nodes:
         for tensor in node.inputs:

@@ -52,7 +52,8 @@ def _key(node: gs.Node) -> Hashable | None:
         return None
     attributes = tuple(sorted((name, _attribute_key(value)) for name, value in node.attrs.items()))
     operands = tuple(_tensor_key(tensor) for tensor in node.inputs)
-    return node.op, node.domain or "", attributes, operands, len(node.outputs)
+    results = tuple(tensor.is_empty() for tensor in node.outputs)
+    return node.op, node.domain or "", attributes, operands, results
 
 
 def _attribute_key(value: object) -> str:
@@ -63,7 +64,9 @@ def _attribute_key(value: object) -> str:
 
 def _tensor_key(tensor: Tensor) -> Hashable:
     if isinstance(tensor, gs.Constant):
-        size = int(np.prod(tensor.shape)) * (np.dtype(tensor.dtype).itemsize if not isinstance(tensor.dtype, int) else 2)
+        size = int(np.prod(tensor.shape)) * (
+            np.dtype(tensor.dtype).itemsize if not isinstance(tensor.dtype, int) else 2
+        )
         if size <= LARGEST_COMPARED:
             return str(tensor.dtype), tuple(tensor.shape), np.asarray(tensor.values).tobytes()
         return id(tensor)

@@ -28,7 +28,7 @@ class RemoveNoOps(Pass):
                 continue
             if is_op(node, "Reshape"):
                 report.applied += _merge_reshapes(edit, node)
-            same = _same_as(node)
+            same = _same_as(edit, node)
             if same is not None:
                 result = node.outputs[0]
                 pinned = edit.is_graph_output(result) and (
@@ -42,7 +42,7 @@ class RemoveNoOps(Pass):
         return report
 
 
-def _same_as(node: gs.Node) -> Tensor | None:
+def _same_as(edit: Editor, node: gs.Node) -> Tensor | None:
     """The operand that the node's first output equals, element by element and in shape, if there is one."""
     operand, result = node.inputs[0], node.outputs[0]
     if is_op(node, "Identity"):
@@ -52,9 +52,12 @@ def _same_as(node: gs.Node) -> Tensor | None:
     if is_op(node, "Concat") and len(node.inputs) == 1:
         return operand
     if is_op(node, "Dropout"):
-        unread = len(node.outputs) == 1 or not node.outputs[1].outputs
         training = input_or_none(node, 2)
+        mask = node.outputs[1] if len(node.outputs) > 1 else None
+        unread = mask is None or not (mask.outputs or edit.is_graph_output(mask))
         return operand if unread and (training is None or scalar_value(training) is False) else None
+    if is_op(node, "Mul", "Div"):
+        return _times_one(node)
     if operand.shape is None or result.shape is None or list(operand.shape) != list(result.shape):
         return None
     if is_op(node, "Transpose"):
@@ -62,11 +65,16 @@ def _same_as(node: gs.Node) -> Tensor | None:
         return operand if list(order) == sorted(order) else None
     if is_op(node, "Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Tile"):
         return operand
-    if is_op(node, "Mul", "Div") and scalar_value(node.inputs[1]) == 1:
-        return operand
-    if is_op(node, "Mul") and scalar_value(operand) == 1:
-        other: Tensor = node.inputs[1]
-        return other if other.shape is not None and list(other.shape) == list(result.shape) else None
+    return None
+
+
+def _times_one(node: gs.Node) -> Tensor | None:
+    """The operand that is multiplied with 1, or divided by 1, in its own shape."""
+    pairs = [tuple(node.inputs)] if is_op(node, "Div") else [tuple(node.inputs), tuple(reversed(node.inputs))]
+    shape = node.outputs[0].shape
+    for operand, factor in pairs:
+        if shape is not None and operand.shape == shape and scalar_value(factor) == 1:
+            return operand
     return None
 
 
