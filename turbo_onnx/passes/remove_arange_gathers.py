@@ -11,8 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
-from turbo_onnx.dims import Dim, as_item
-from turbo_onnx.graph import Editor, Tensor, is_op
+from turbo_onnx.dims import Dim, as_dim, as_item
+from turbo_onnx.graph import Editor, Tensor, is_op, produced_by
 from turbo_onnx.inference.movement import is_iota
 from turbo_onnx.inference.reading import Dims
 from turbo_onnx.inference.values import Affine, Stack
@@ -102,11 +102,12 @@ def _reshaped(edit: Editor, source: Tensor, shape: Dims, result: Dims, node: gs.
 
 
 def _from_unflattened(source: Tensor, result: Dims) -> tuple[Tensor, list[int] | None]:
-    """Where the data was flattened just before, start from the tensor that still had its axes."""
-    producer = source.inputs[0] if source.inputs else None
-    if not is_op(producer, "Flatten", "Reshape") or producer is None or producer.inputs[0].shape is None:
-        return source, None
-    from turbo_onnx.dims import as_dim
-
-    origin = producer.inputs[0]
-    return origin, constant_target(tuple(as_dim(size) for size in origin.shape), result)
+    """Where the data was flattened before, start from the tensor that still had its axes."""
+    view = produced_by(source, "Flatten", "Reshape")
+    while view is not None and view.inputs[0].shape is not None:
+        origin = view.inputs[0]
+        target = constant_target(tuple(as_dim(size) for size in origin.shape), result)
+        if target is not None:
+            return origin, target
+        view = produced_by(origin, "Flatten", "Reshape")
+    return source, None
