@@ -76,7 +76,7 @@ def _simplify_target(edit: Editor, node: gs.Node, facts: shapes.Facts) -> int:
 
 
 def constant_target(source: Dims, result: Dims) -> list[int] | None:
-    """The constant Reshape target (by the rules without `allowzero`) that gives `result` from `source`; None if none."""
+    """The constant Reshape target (by the rules without `allowzero`) that gives `result` from `source`, if any."""
     target: list[int] = []
     for axis, size in enumerate(result):
         if axis < len(source) and size == source[axis] and (isinstance(size, Dim) or size == 0):
