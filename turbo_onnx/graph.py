@@ -225,7 +225,7 @@ class Editor:
         if not dead:
             return 0
         assert not any(id(tensor) in outputs for node in dead for tensor in node.outputs)
-        dead_ids = {id(node) for node in dead}
+        dead_ids = {id(inner) for node in dead for inner in _with_inner_nodes(node)}
         touched = {id(t): t for node in dead for t in _reads(node)}
         for tensor in touched.values():  # one sweep for each tensor: graphsurgeon's own detaching is quadratic
             survivors = [reader for reader in tensor.outputs if id(reader) not in dead_ids]
@@ -240,6 +240,14 @@ class Editor:
     def sort(self) -> None:
         """Stable topological order: among nodes that could come next, the one that stood first does."""
         self.graph.nodes = topological_order(self.graph.nodes)
+
+
+def _with_inner_nodes(node: gs.Node) -> Iterator[gs.Node]:
+    """The node, and those of its subgraphs."""
+    yield node
+    for graph in subgraphs(node):
+        for inner in graph.nodes:
+            yield from _with_inner_nodes(inner)
 
 
 def _reads(node: gs.Node) -> Iterator[Tensor]:
