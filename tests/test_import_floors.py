@@ -14,7 +14,7 @@ FLOORS = (
     ("turbo_onnx", "errors", "dims"),
     ("custom_ops", "runtime", "graph"),
     ("serialization", "model", "attributes", "sessions"),
-    ("pattern", "matcher", "inference", "shapes", "opset", "layout", "masks", "padding_flow", "invariants"),
+    ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
     ("options", "verify_inputs", "counted", "verify", "report", "report_text"),
     ("pipeline",),

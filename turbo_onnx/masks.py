@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.diagonal import on_diagonal
 from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
 from turbo_onnx.inference.values import single
@@ -104,6 +105,11 @@ class MaskFunctions:
             self._known[key] = None
             self._known[key] = self._find(tensor)
         return self._known[key]
+
+    def shows_itself(self, term: Tensor) -> bool:
+        """Whether a term of a bias takes nothing worth mentioning from the score of a token with itself."""
+        known = on_diagonal(term, self._facts)
+        return known is not None and known[0] >= MASKED_AT_MOST / 10
 
     def _find(self, tensor: gs.Variable) -> MaskFunction | None:
         item = single(self._facts[tensor].value)
@@ -227,14 +233,16 @@ class AttentionMask:
     """What an attention's additive bias is known to be.
 
     Attributes:
-        mask: keys where this [B, S] tensor is 0 are hidden from every row of a real token.
+        mask: keys where this [B, S] tensor is 0 are pushed far below all others.
         alone: whether the bias is nothing else; otherwise other terms are added.
-        from_all: whether those keys are hidden from rows of padding too.
+        from_all: whether those keys are hidden from rows of padding too, since every row sees all tokens' keys.
+        from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
     """
 
     mask: Tensor
     alone: bool
     from_all: bool
+    from_tokens: bool
 
 
 def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | None:
@@ -248,13 +256,13 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
     if found is not None:
         if found.mask is None or not _hides_padding(found, real_rows=True):
             return None
-        return AttentionMask(found.mask, True, _hides_padding(found, real_rows=False))
+        return AttentionMask(found.mask, True, _hides_padding(found, real_rows=False), True)
     node = producer(bias)
     if is_op(node, "Add") and node is not None:
-        for tensor in node.inputs:
+        for tensor, other in (node.inputs, node.inputs[::-1]):
             part = attention_mask(tensor, functions)
             if part is not None:
-                return AttentionMask(part.mask, False, part.from_all)
+                return AttentionMask(part.mask, False, False, part.from_tokens and functions.shows_itself(other))
     return None
 
 

@@ -6,8 +6,8 @@ matters reads them. Going from the outputs to the inputs, every reader of a tens
 - a graph output does not mind where its rows are tokens of this mask (their padding rows are documented to be 0).
   Rows that come from elsewhere (another stream of tokens of the same sizes, rows in another order) are not;
 - a token-wise node minds if its results' readers do;
-- attention whose bias hides the padding keys does not mind for keys and values (those that it hides from rows of real
-  tokens only: if its results' readers do not), and for queries if its results' readers do not;
+- attention whose bias hides the padding keys does not mind for keys and values (where it may show them to rows of
+  padding: if its results' readers do not), and for queries if its results' readers do not;
 - a product with the mask, or a choice by it, does not mind: its padding rows are the same number whatever it reads;
 - pooling does not mind where it takes the first token of this mask, or where padding rows are known not to count;
 - anything else minds.
@@ -199,7 +199,7 @@ class PaddingFlow:
             return None
         rows = node.inputs[0]
         along = is_op(node, "Gather") and len(rows.shape) == 3 and node.attrs.get("axis", 0) in (1, -2)
-        if along and integers(node.inputs[1]) == [0]:
+        if along and integers(node.inputs[1]) == [0] and self._pools(rows):
             return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
         if is_op(node, "Slice") and len(rows.shape) == 3:
             starts, ends, axes, steps = (integers(input_or_none(node, index)) for index in (1, 2, 3, 4))
@@ -239,8 +239,9 @@ class PaddingFlow:
             if found is None:
                 return False
             roles = [index for index in range(len(node.inputs)) if node.inputs[index] is tensor]
-            only_hidden = found.from_all and all(index in (1, 2) for index in roles)
-            return only_hidden or (max(roles) <= 2 and self.ignorable(node.outputs[0]))
+            if found.from_all and not node.attrs.get("causal", 0) and all(index in (1, 2) for index in roles):
+                return True
+            return found.from_tokens and max(roles) <= 2 and self.ignorable(node.outputs[0])
         if self.pooling(node) is not None and node.inputs[0] is tensor:
             return all(operand is not tensor for operand in node.inputs[1:])
         rule = self.tokenwise(node)

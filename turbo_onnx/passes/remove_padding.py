@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
 from turbo_onnx.custom_ops.remove_padding.spec import MASK_TYPES
+from turbo_onnx.custom_ops.restore_padding.spec import ROW_TYPES
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.dims import as_dim
 from turbo_onnx.graph import Editor, Shape, Tensor, consumers, input_or_none, is_op
@@ -148,7 +149,10 @@ class _Rewrite:
                 packed.update(id(tensor) for tensor in results)
 
     def _writable(self, node: gs.Node, rule: Tokenwise) -> bool:
-        """Whether every row involved has a known size."""
+        """Whether every row involved has a known size, and those that come out have a type that can be restored."""
+        results = [tensor for tensor in node.outputs if not tensor.is_empty()]
+        if any(f"tensor({_onnx_name(tensor.dtype)})" not in ROW_TYPES for tensor in results):
+            return False
         tokens = [t for t, role in zip(node.inputs, rule.roles, strict=False) if role is Role.TOKEN]
         for tensor, role in zip(node.inputs, rule.roles, strict=False):
             if role in (Role.POSITION, Role.SEQUENCE) and any(isinstance(s, str) for s in tensor.shape[2:]):
@@ -356,9 +360,11 @@ class _Rewrite:
                     self._edit.replace(tensor, self._rows.restored(tensor))
 
 
-def _onnx_name(dtype: type | np.dtype) -> str:
+def _onnx_name(dtype: type | np.dtype | int | None) -> str:
     """The type as in `tensor(NAME)`."""
-    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    if dtype is None:
+        return "undefined"
+    number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return str(onnx.TensorProto.DataType.Name(number)).lower()
 
 

@@ -11,7 +11,7 @@ from turbo_onnx.custom_ops import bodies
 from turbo_onnx.custom_ops.remove_padding.spec import MASK_TYPES
 from turbo_onnx.custom_ops.specification import Array, Attributes, Dims, Operand, OperatorSpec
 
-_ROW_TYPES = (
+ROW_TYPES = (
     "tensor(float)",
     "tensor(float16)",
     "tensor(bfloat16)",
@@ -89,8 +89,8 @@ SPEC = OperatorSpec(
     inputs=_INPUTS,
     outputs=_OUTPUTS,
     attributes=(),
-    types={"T": _ROW_TYPES, "M": MASK_TYPES},
-    kernel_types={"T": _ROW_TYPES, "M": MASK_TYPES},
+    types={"T": ROW_TYPES, "M": MASK_TYPES},
+    kernel_types={"T": ROW_TYPES, "M": MASK_TYPES},
     body=_body,
     reference=_reference,
     output_shapes=_output_shapes,

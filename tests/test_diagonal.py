@@ -1,0 +1,55 @@
+"""What a bias adds where a token looks at itself: proven from positions and constants, or not known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.passes.padded_graphs import model
+from turbo_onnx import shapes
+from turbo_onnx.diagonal import on_diagonal
+
+LOWEST = float(np.finfo(np.float32).min)
+POSITIONS = """
+    sh = Shape(ids) length = Gather(sh, second) here = Range(zero_index, length, second)
+    row = Unsqueeze(here, axis0) column = Unsqueeze(here, axis1) away = Sub(row, column)
+"""
+CASES = {
+    "later tokens hidden": ("s = LessOrEqual(row, column) y = Where(s, zero, infinite)", (0.0, 0.0)),
+    "itself hidden": ("s = Less(row, column) y = Where(s, zero, lowest)", (LOWEST, LOWEST)),
+    "all but later tokens shown": ("s = Greater(row, column) t = Not(s) y = Where(t, zero, lowest)", (0.0, 0.0)),
+    "a window": ("a = Abs(away) s = Less(a, two) y = Where(s, zero, lowest)", (0.0, 0.0)),
+    "a window of earlier tokens": (
+        "m = Sub(column, two) s = GreaterOrEqual(row, m) l = LessOrEqual(row, column) b = And(s, l) "
+        "y = Where(b, zero, lowest)",
+        (0.0, 0.0),
+    ),
+    "slopes": ("f = Cast<to = 1>(away) a = Abs(f) y = Mul(a, shy)", (0.0, 0.0)),
+    "whole slopes": ("a = Abs(away) f = Cast<to = 1>(a) y = Mul(f, shy)", (0.0, 0.0)),
+    "a table": (
+        "g = Gather(small, ids) y = Transpose<perm = [2, 0, 1]>(g)",
+        (-3.0, 5.0),
+    ),
+    "a choice that is not known": (
+        "s = Less(ids, row) y = Where(s, zero, lowest)",
+        (LOWEST, 0.0),
+    ),
+    "the truth of a number": ("g = Gather(small, away) s = Cast<to = 9>(g) y = Where(s, zero, one)", (0.0, 1.0)),
+    "an input": ("y = Mul(x, one)", None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_known_of_the_diagonal(name: str) -> None:
+    nodes, expected = CASES[name]
+    constants = ", int64 second = {1}, int64 zero_index = {0}"
+    small = np.array([[5, -3], [0, 1]], np.float32)
+    graph = model(
+        POSITIONS + nodes,
+        "float[P,Q,R] y" if "small" in nodes and "perm" in nodes else "float[P,Q] y",
+        inputs="int64[B,S] ids, float[S,S] x",
+        constants=constants,
+        extra={"small": small},
+    )
+    found = on_diagonal(graph.graph.outputs[0], shapes.infer(graph))
+    assert found == expected
