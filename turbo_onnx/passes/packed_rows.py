@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -28,7 +30,7 @@ class PackedRows:
         uneven: tensors, by identity, that may have fewer sequences than the mask at run time: they are broadcast to it.
     """
 
-    def __init__(self, edit: Editor, layout: TokenLayout, facts: Facts, mask: Tensor, uneven: set[int]) -> None:
+    def __init__(self, edit: Editor, layout: TokenLayout, facts: Facts, mask: Tensor, uneven: Container[int]) -> None:
         self._edit = edit
         self._layout = layout
         self._facts = facts

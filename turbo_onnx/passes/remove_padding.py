@@ -11,6 +11,7 @@ and FasterTransformer pack in the same way around attention).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -159,25 +160,32 @@ class _Rewrite:
                 return False
         return all(self._layout.row(tensor) is not None for tensor in (*tokens, *node.outputs))
 
-    def _uneven(self) -> set[int]:
-        """Graph inputs over tokens that the file does not give the mask's sizes by name: 1 is possible for them."""
-        inputs = [tensor for tensor in self._model.graph.inputs if self._layout.lead(tensor) == 2]
-        named = {id(tensor): tuple((self._model.declared_shapes.get(tensor.name) or [])[:2]) for tensor in inputs}
-        sizes = set(named.values())
-        own = named.get(id(self._flow.mask)) or (sizes.pop() if len(sizes) == 1 else ())
-        if not all(isinstance(size, int | str) and size not in ("", -1) for size in own):
-            own = ()
-        return {key for key, size in named.items() if size != own}
+    def _uneven(self) -> dict[int, tuple[int | str, ...]]:
+        """Graph inputs over tokens that the file does not give the mask's sizes by name: 1 is possible for them.
 
-    def _even_mask(self, uneven: set[int]) -> Tensor:
+        By tensor identity; with the sizes that it gives them, or nothing where these have no names.
+        """
+        inputs = [tensor for tensor in self._model.graph.inputs if self._layout.lead(tensor) == 2]
+        named: dict[int, tuple[int | str, ...]] = {}
+        for tensor in inputs:
+            sizes = tuple((self._model.declared_shapes.get(tensor.name) or [])[:2])
+            named[id(tensor)] = sizes if all(isinstance(s, int | str) and s not in ("", -1) for s in sizes) else ()
+        own = named.get(id(self._flow.mask), next(iter(named.values()), ()) if len(set(named.values())) == 1 else ())
+        return {key: sizes for key, sizes in named.items() if sizes != own or not sizes}
+
+    def _even_mask(self, uneven: Mapping[int, tuple[int | str, ...]]) -> Tensor:
         """The mask as RemovePadding takes it, broadcast with all inputs that may have more sequences than it has."""
         mask = self._flow.mask
         if f"tensor({_onnx_name(mask.dtype)})" not in MASK_TYPES:
             mask = self._edit.node("Cast", [mask], attrs={"to": onnx.TensorProto.BOOL}, hint=f"{mask.name}_bool",
                                    dtype=np.dtype(np.bool_), shape=mask.shape)  # fmt: skip
+        done: set[tuple[int | str, ...]] = set()
         for other in self._model.graph.inputs:
-            if id(other) not in uneven or other is self._flow.mask:
+            sizes = uneven.get(id(other))
+            if sizes is None or sizes in done or other is self._flow.mask:
                 continue
+            if sizes:
+                done.add(sizes)
             shape = self._edit.node("Shape", [other], hint=f"{other.name}_shape", dtype=INT64, shape=[len(other.shape)])
             if len(other.shape) > 2:
                 bounds = [self._edit.constant(np.array([value]), "bound") for value in (0, 2)]
