@@ -210,3 +210,11 @@ B, S = symbol("B"), symbol("S")
 )
 def test_targets(source: tuple, result: tuple, target: list[int] | None) -> None:  # type: ignore[type-arg]
     assert constant_target(source, result) == target
+
+
+@pytest.mark.parametrize("target", ["0, 0, 2, 2", "0, -1, 2, 2", "2, 3, 2, 2"])
+def test_a_constant_target_stays_as_it_is(target: str) -> None:
+    body = f"g (float[B,S,4] x) => (float[B,S,2,2] y) <int64[4] t = {{{target}}}> {{ y = Reshape(x, t) }}"
+    after, report = rewritten(SimplifyShapes(), body, X)
+    assert report.applied == 0
+    assert integers(after.graph.nodes[0].inputs[1]) == [int(size) for size in target.split(",")]

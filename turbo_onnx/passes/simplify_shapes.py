@@ -68,7 +68,8 @@ def _simplify_target(edit: Editor, node: gs.Node, facts: shapes.Facts) -> int:
     if source is None or result is None:
         return 0
     target = constant_target(source, result)
-    if target is None or (integers(node.inputs[1]) == target and not node.attrs.get("allowzero", 0)):
+    fixed = integers(node.inputs[1]) is not None and not node.attrs.get("allowzero", 0)
+    if target is None or fixed:
         return 0
     node.inputs[1] = edit.constant(np.array(target, dtype=np.int64), f"{node.name}_target")
     node.attrs.pop("allowzero", None)
