@@ -16,7 +16,7 @@ FLOORS = (
     ("serialization", "model", "attributes", "sessions"),
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
-    ("options", "verify_inputs", "counted", "verify", "report", "report_text"),
+    ("options", "padding_mask", "verify_inputs", "counted", "verify", "report", "report_text"),
     ("pipeline",),
     ("optimizer", "comparison", "inspection"),
     ("cli",),

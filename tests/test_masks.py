@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from tests.passes.support import graph, parse, run
@@ -132,6 +133,26 @@ TWO_SIDED = """
 """
 
 
+INVERTED = {
+    "the mask times the lowest number": "m4 = Unsqueeze(mask, axes12) f = Cast<to = 1>(m4) bias = Mul(f, lowest)",
+    "filled where it is true": "b = Cast<to = 9>(mask) b4 = Unsqueeze(b, axes12) bias = Where(b4, infinite, zero)",
+}
+
+
+@pytest.mark.parametrize("name", INVERTED)
+def test_a_mask_that_is_1_for_padding_is_known_to_be_inverted(name: str) -> None:
+    model = load(INVERTED[name])
+    found = mask_of(model)
+    assert found is not None
+    assert (found.mask.name, found.alone, found.inverted) == ("mask", True, True)
+    functions = MaskFunctions(model, shapes.infer(model))
+    opposite = gs.Variable("opposite")
+    functions.restate(found.mask, opposite)
+    restated = attention_mask(model.graph.outputs[0], functions)
+    assert restated is not None
+    assert (restated.mask is opposite, restated.inverted) == (True, False)
+
+
 def test_a_two_sided_mask_shows_padding_to_padding() -> None:
     found = mask_of(load(TWO_SIDED))
     assert found is not None
@@ -183,7 +204,6 @@ def test_a_computed_truth_for_each_token_is_a_mask(name: str) -> None:
 
 REFUSED = {
     "not hidden enough": SPELLINGS["one minus the mask, times the lowest number"].replace("lowest", "shy"),
-    "real tokens hidden": "m4 = Unsqueeze(mask, axes12) f = Cast<to = 1>(m4) bias = Mul(f, lowest)",
     "real tokens preferred": (
         "m4 = Unsqueeze(mask, axes12) f = Cast<to = 1>(m4) i = Sub(one, f) t = Mul(i, lowest) bias = Add(t, one)"
     ),

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import TOLERANCES, Tolerance, Verification, load_cases, verify
@@ -60,7 +61,7 @@ def compare_files(
         before,
         after,
         specs,
-        mask=mask,
+        mask=computed_mask(second) if mask is not None and mask not in names else mask,
         first_token=bool(facts.get("first_token_pooling")),
         own_cases=cases,
         tolerance=tolerance,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.verify_inputs import InputSpec
 
 Array = np.ndarray[Any, Any]
@@ -27,19 +28,24 @@ class Counted:
 
     @classmethod
     def of(
-        cls, feed: Mapping[str, Array], specs: Sequence[InputSpec], mask: str | None, first_token: bool = False
+        cls,
+        feed: Mapping[str, Array],
+        specs: Sequence[InputSpec],
+        mask: str | ReadMask | None,
+        first_token: bool = False,
     ) -> Counted:
         """What counts for these inputs.
 
         Args:
             feed: the inputs.
             specs: what they are.
-            mask: the input that says which tokens are real, if padding was removed.
+            mask: the input that says which tokens are real, or what computes it, if padding was removed.
             first_token: the result pools the first real token, where the original took the first position.
         """
-        if mask is None or np.ndim(feed[mask]) != 2:
+        real = None if mask is None else feed[mask] if isinstance(mask, str) else mask(feed)
+        if real is None or np.ndim(real) != 2:
             return cls(None, _with_tokens(feed, specs))
-        tokens = np.asarray(feed[mask]) != 0
+        tokens = np.asarray(real) != 0
         sequences = tokens.any(axis=1)
         if first_token and tokens.shape[1]:
             sequences = sequences & tokens[:, 0]

@@ -7,7 +7,8 @@ table: its element for each combination of mask values. No spelling has to be re
 is simply run on the table.
 
 Two kinds of tensors can be a mask: a graph input [B, S] that is not used as an index (its values are taken to be 0
-and 1, as every exporter's and tokenizer's are), and any computed boolean tensor [B, S], such as `ids != pad`.
+and 1, as every exporter's and tokenizer's are), and any computed boolean tensor [B, S], such as `ids == pad`. Which of
+the two values means padding is seen from what attention does with it.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class MaskFunction:
         """The element where the mask is `real` (0 or 1) at every view."""
         return self.table[(real,) * len(self.views)].item()
 
+    def opposite(self, mask: Tensor | None = None) -> MaskFunction:
+        """The same tensor as a function of the opposite mask, which is 1 where this one is 0."""
+        return MaskFunction(mask if mask is not None else self.mask, self.views, np.flip(self.table))
+
     def follows_tokens(self, rank: int) -> bool:
         """Whether the mask's axes are the first two of the tensor's `rank` axes, so that each row has one value."""
         return self.views == ((-rank, 1 - rank),)
@@ -105,6 +110,12 @@ class MaskFunctions:
             self._known[key] = None
             self._known[key] = self._find(tensor)
         return self._known[key]
+
+    def restate(self, mask: Tensor, opposite: Tensor) -> None:
+        """Take all functions of the mask for functions of its opposite from now on."""
+        for key, known in self._known.items():
+            if known is not None and known.mask is mask:
+                self._known[key] = known.opposite(opposite)
 
     def shows_itself(self, term: Tensor) -> bool:
         """Whether a term of a bias takes nothing worth mentioning from the score of a token with itself."""
@@ -233,7 +244,7 @@ class AttentionMask:
     """What an attention's additive bias is known to be.
 
     Attributes:
-        mask: keys where this [B, S] tensor is 0 are pushed far below all others.
+        mask: keys where this [B, S] tensor is 0 are pushed far below all others; those where it is 1 if `inverted`.
         alone: whether the bias is nothing else; otherwise other terms are added.
         from_all: whether those keys are hidden from rows of padding too, since every row sees all tokens' keys.
         from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
@@ -243,6 +254,7 @@ class AttentionMask:
     alone: bool
     from_all: bool
     from_tokens: bool
+    inverted: bool = False
 
 
 def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | None:
@@ -254,15 +266,20 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
     """
     found = functions.of(bias)
     if found is not None:
-        if found.mask is None or not _hides_padding(found, real_rows=True):
+        if found.mask is None:
             return None
-        return AttentionMask(found.mask, True, _hides_padding(found, real_rows=False), True)
+        for function in (found, found.opposite()):
+            if _hides_padding(function, real_rows=True):
+                from_all = _hides_padding(function, real_rows=False)
+                return AttentionMask(found.mask, True, from_all, True, inverted=function is not found)
+        return None
     node = producer(bias)
     if is_op(node, "Add") and node is not None:
         for tensor, other in (node.inputs, node.inputs[::-1]):
             part = attention_mask(tensor, functions)
             if part is not None:
-                return AttentionMask(part.mask, False, False, part.from_tokens and functions.shows_itself(other))
+                shown = part.from_tokens and functions.shows_itself(other)
+                return AttentionMask(part.mask, False, False, shown, part.inverted)
     return None
 
 

@@ -21,6 +21,7 @@ from turbo_onnx.errors import FusionRequiredError, OutputError
 from turbo_onnx.graph import is_op
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
+from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.report import Report
 from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.metadata import Artifact
@@ -217,7 +218,8 @@ def _verify(
     mask = report.facts.get("mask_input")
     mask = str(mask) if report.packed and mask is not None else None
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
-    return verify(source, written, known, mask=mask, first_token=report.first_token_pooling, own_cases=cases)
+    real = computed_mask(model) if mask is not None and mask not in {s.name for s in specs} else mask
+    return verify(source, written, known, mask=real, first_token=report.first_token_pooling, own_cases=cases)
 
 
 def _notes(report: Report) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.sessions import Session, explain, library_available, open_session
 from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
 
@@ -86,7 +87,7 @@ def verify(
     after: Path | bytes,
     specs: Sequence[InputSpec],
     *,
-    mask: str | None = None,
+    mask: str | ReadMask | None = None,
     first_token: bool = False,
     own_cases: Mapping[str, Feed] | None = None,
     tolerance: Tolerance | None = None,
@@ -98,7 +99,8 @@ def verify(
         before: the original.
         after: the candidate.
         specs: what the original's inputs are.
-        mask: the input that says which tokens are real, if padding was removed; None: everything is compared.
+        mask: the input that says which tokens are real, or what computes it, if padding was removed; None: everything
+            is compared.
         first_token: whether the result pools the first token of each sequence, which is then the first real one.
         own_cases: inputs of the caller's, by the name of the case.
         tolerance: for every floating-point type, instead of `TOLERANCES`.

@@ -105,6 +105,7 @@ def batches() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
             mask,
             {
                 "mask": mask,
+                "padding": 1 - mask,
                 "ids": random.integers(1, VOCABULARY - 2, mask.shape) * mask,
                 "types": random.integers(0, 3, mask.shape),
                 "x": normal(batch, length, WIDTH, seed=seed),

@@ -179,6 +179,48 @@ def test_a_mask_computed_from_the_ids_is_found_and_the_ids_are_no_mask(name: str
         same_on_tokens(before, after)
 
 
+INVERTED = {
+    "ids that are not padding": (
+        "no = Equal(ids, pad) yes = Not(no) b4 = Unsqueeze(yes, axes12) bias = Where(b4, zero, lowest)",
+        "int64[B,S] ids",
+        "yes",
+    ),
+    "ids that are padding": (
+        "no = Equal(ids, pad) b4 = Unsqueeze(no, axes12) bias = Where(b4, lowest, zero)",
+        "int64[B,S] ids",
+        "no_opposite_output",
+    ),
+    "an input that is true for padding": (
+        "b4 = Unsqueeze(padding, axes12) bias = Where(b4, infinite, zero)",
+        "int64[B,S] ids, bool[B,S] padding",
+        "padding_opposite_output",
+    ),
+    "an input that is 1 for padding": (
+        "b4 = Unsqueeze(padding, axes12) bf = Cast<to = 1>(b4) bias = Mul(bf, lowest)",
+        "int64[B,S] ids, int64[B,S] padding",
+        "padding_bool_output_opposite_output",
+    ),
+    "its opposite in a branch only": (
+        "b4 = Unsqueeze(padding, axes12) bias = Where(b4, infinite, zero) z = If(flag)<"
+        "then_branch = t () => (bool[B,S] p) { p = Not(padding) }, "
+        "else_branch = e () => (bool[B,S] q) { q = Identity(padding) }>",
+        "int64[B,S] ids, bool[B,S] padding, bool flag",
+        "padding_opposite_output",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INVERTED)
+def test_a_mask_that_is_true_for_padding_is_turned_round(name: str) -> None:
+    bias, inputs, expected = INVERTED[name]
+    nodes = EMBEDDING + bias + layer(1)
+    outputs = "float[B,S,8] h1" + (", bool[B,S] z" if "flag" in inputs else "")
+    before, after = (model(nodes, outputs, inputs=inputs) for _ in range(2))
+    report = pack(after)
+    assert (report.facts["packed"], report.facts["mask_input"]) == (True, expected)
+    same_on_tokens(before, after, zeros="flag" not in inputs)
+
+
 def test_a_lookup_by_position_is_made_for_each_token() -> None:
     nodes, outputs, changes = PACKED["positions looked up by arange"]
     after = model(nodes, outputs, **changes)

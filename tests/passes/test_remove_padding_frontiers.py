@@ -76,10 +76,6 @@ REFUSED = {
         BIAS.replace("lowest", "shy") + layer(1).replace("h1 =", "y ="),
         "its bias bias is not proven to hide the padding",
     ),
-    "a mask that hides what is real": (
-        BIAS.replace("bias = Mul(inv, lowest)", "bias = Mul(mf, lowest)") + layer(1).replace("h1 =", "y ="),
-        "its bias bias is not proven to hide the padding",
-    ),
     "a bias of numbers": (
         "w = Gather(table, mask) s = ReduceMean<axes = [2], keepdims = 0>(w) bias = Unsqueeze(s, axes12)"
         + layer(1).replace("h1 =", "y ="),

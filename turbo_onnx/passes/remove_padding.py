@@ -10,7 +10,6 @@ and FasterTransformer pack in the same way around attention).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -25,10 +24,11 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.dims import as_dim
 from turbo_onnx.graph import Editor, Shape, Tensor, consumers, input_or_none, is_op
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise, is_elementwise
-from turbo_onnx.masks import AttentionMask, MaskFunctions, attention_mask
+from turbo_onnx.masks import MaskFunctions
 from turbo_onnx.model import Model
 from turbo_onnx.padding_flow import PaddingFlow, Pooling
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.choose_mask import choose_mask
 from turbo_onnx.passes.packed_rows import INT32, INT64, TOKENS, PackedRows
 
 
@@ -49,35 +49,15 @@ class RemovePadding(Pass):
                 report.rejected.append(Rejection(self.name, "the graph", "it has no fused attention to pack around"))
             return report
         functions = MaskFunctions(model, facts)
-        masks = _attention_masks(attentions, functions, report)
-        if not masks:
+        chosen = choose_mask(model, attentions, functions, report)
+        if chosen is None:
             return report
-        votes = Counter(id(found.mask) for found in masks.values())
-        mask = next(f.mask for f in masks.values() if id(f.mask) == votes.most_common(1)[0][0])
+        mask, masks = chosen
         batch, sequence = mask.shape
-        if isinstance(sequence, int) or isinstance(batch, int):
-            why = f"the mask {mask.name} has fixed sizes {list(mask.shape)}; export with dynamic axes to pack"
-            report.rejected.append(Rejection(self.name, mask.name, why))
-            return report
         layout = TokenLayout(batch, sequence, model.opset)
         flow = PaddingFlow(model, mask, layout, functions, masks)
         _Rewrite(model, facts, flow, report).run(attentions)
         return report
-
-
-def _attention_masks(
-    attentions: list[gs.Node], functions: MaskFunctions, report: PassReport
-) -> dict[int, AttentionMask]:
-    masks = {}
-    for node in attentions:
-        bias = input_or_none(node, 5)
-        found = attention_mask(bias, functions) if bias is not None else None
-        if found is not None:
-            masks[id(node)] = found
-            continue
-        why = "it has no mask" if bias is None else f"its bias {bias.name} is not proven to hide the padding"
-        report.rejected.append(Rejection("remove-padding", node.name, why))
-    return masks
 
 
 class _Rewrite:
@@ -101,6 +81,7 @@ class _Rewrite:
             self._explain(node, packed)
         self._plan(nodes)
         if not packed and not self._planned:
+            self._edit.remove_unused()
             return
         tokens_only = len(packed) == len(attentions)
         uneven = self._uneven()
