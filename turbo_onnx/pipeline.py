@@ -92,7 +92,10 @@ def select(options: Options) -> list[Pass]:
         skipped |= {step.name for step in PACK}
     chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
     chosen = [step for step in chosen if step.name not in skipped]
-    return [step for step in passes() if step in LOWER or step in chosen]
+    kept = [step for step in passes() if step in LOWER or step in chosen]
+    if options.packing == "on":
+        kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
+    return kept
 
 
 def run(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.passes.padded_graphs import BIAS, EMBEDDING, layer, model, pack, same_on_tokens
 from tests.passes.support import count, normal
-from turbo_onnx.passes.remove_padding import packed_share
+from turbo_onnx.optimizer import packed_node_share
 
 TWO_LAYERS = EMBEDDING + BIAS + layer(1) + layer(2)
 LENGTH = "sh = Shape(ids) len = Slice(sh, axis1, end)"
@@ -236,7 +236,7 @@ def test_one_index_serves_all_inputs_and_outputs() -> None:
     pack(after)
     assert count(after)["turbo_onnx.RemovePadding"] == 1
     assert count(after)["turbo_onnx.RestorePadding"] == 3
-    assert packed_share(after) > 0.8
+    assert packed_node_share(after) > 0.8
 
 
 def test_outputs_keep_names_types_and_order() -> None:

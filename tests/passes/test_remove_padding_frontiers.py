@@ -46,6 +46,20 @@ def test_nothing_that_feeds_an_attention_without_mask_is_packed() -> None:
     same_on_tokens(before, after)
 
 
+def test_packing_that_moves_more_rows_than_it_spares_products_is_left_out_unless_asked_for() -> None:
+    nodes = EMBEDDING + BIAS + layer(1) + layer(2, bias="")
+    nodes = nodes.replace("g2 = MatMul(f2, wf) t2 = Tanh(g2)", "t2 = Tanh(f2)").replace(
+        "o2 = MatMul(a2, wo)", "o2 = Neg(a2)"
+    )
+    reports = []
+    for always in (False, True):
+        target = model(nodes, "float[B,S,8] h2")
+        shapes.infer(target)
+        reports.append(RemovePadding(always=always).run(target))
+    assert [report.facts["packed"] for report in reports] == [False, "partial"]
+    assert any(sentence.endswith("`--packing on` does it all the same") for sentence in sentences(reports[0]))
+
+
 def test_what_follows_an_attention_without_mask_is_packed() -> None:
     nodes = EMBEDDING + BIAS + layer(1, bias="") + layer(2)
     before, after = (model(nodes, "float[B,S,8] h2") for _ in range(2))
@@ -221,5 +235,5 @@ def test_a_batch_of_one_is_broadcast_where_the_file_names_the_sizes_differently(
 def test_a_packed_graph_is_not_packed_again() -> None:
     target = model(TWO_LAYERS, "float[B,S,8] h2")
     pack(target)
-    again = RemovePadding().run(target)
+    again = RemovePadding(always=True).run(target)
     assert (again.applied, again.facts["packed"]) == (0, False)

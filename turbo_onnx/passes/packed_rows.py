@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
@@ -32,7 +33,7 @@ class PackedRows:
 
     def __init__(self, edit: Editor, layout: TokenLayout, facts: Facts, mask: Tensor, uneven: Container[int]) -> None:
         self._edit = edit
-        self._layout = layout
+        self.layout = layout
         self._facts = facts
         self._uneven = uneven
         self._packed: dict[int, Tensor] = {}
@@ -69,8 +70,8 @@ class PackedRows:
         return self._packed[id(tensor)]
 
     def _entered(self, tensor: Tensor) -> Tensor:
-        rest = self._layout.row(tensor)
-        lead = self._layout.lead(tensor)
+        rest = self.layout.row(tensor)
+        lead = self.layout.lead(tensor)
         assert rest is not None, f"{tensor.name} has rows of unknown size"
         rows = tensor
         if id(tensor) in self._uneven:
@@ -161,7 +162,7 @@ class PackedRows:
 
     def operands(self, node: gs.Node, rule: Tokenwise) -> list[Tensor | None]:
         """The operands of a token-wise node on packed rows."""
-        lead = self._layout.lead(node.outputs[0])
+        lead = self.layout.lead(node.outputs[0])
         rank = len(node.outputs[0].shape)
         packed: list[Tensor | None] = []
         for index, (tensor, role) in enumerate(zip(node.inputs, rule.roles, strict=False)):
@@ -192,12 +193,20 @@ class PackedRows:
                 domain=DOMAIN,
                 hint=f"{tensor.name}_restored",
                 dtype=tensor.dtype,
-                shape=[*self.mask.shape, *(self._layout.row(tensor) or ())],
+                shape=[*self.mask.shape, *(self.layout.row(tensor) or ())],
             )
-            if self._layout.lead(tensor) == 1:
-                target = self.constant([-1, *(self._layout.row(tensor) or ())], "rows")
+            if self.layout.lead(tensor) == 1:
+                target = self.constant([-1, *(self.layout.row(tensor) or ())], "rows")
                 rows = self._edit.node("Reshape", [rows, target], hint=f"{tensor.name}_flat", dtype=tensor.dtype,
                                        shape=list(tensor.shape))  # fmt: skip
             self._restored[key] = rows
             self._kept.append(tensor)
         return self._restored[key]
+
+
+def onnx_name(dtype: type | np.dtype | int | None) -> str:
+    """The type as in `tensor(NAME)`."""
+    if dtype is None:
+        return "undefined"
+    number = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return str(onnx.TensorProto.DataType.Name(number)).lower()
