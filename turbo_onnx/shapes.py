@@ -81,6 +81,23 @@ def infer(model: Model) -> Facts:
     return facts
 
 
+def assumed_equal(model: Model) -> set[str]:
+    """The symbols that stand for sizes which the file names differently: one of those may be 1 where another is not.
+
+    Args:
+        model: after `infer`.
+    """
+    names: dict[str, set[object]] = {}
+    for tensor in model.graph.inputs:
+        declared = model.declared_shapes.get(tensor.name) or []
+        for axis, (item, name) in enumerate(zip(tensor.shape or (), declared, strict=False)):
+            dim = as_dim(item)
+            for symbol_name in dim.symbols if isinstance(dim, Dim) else ():
+                own = name if isinstance(name, str) and name else (tensor.name, axis)
+                names.setdefault(symbol_name, set()).add(own)
+    return {symbol_name for symbol_name, declared in names.items() if len(declared) > 1}
+
+
 def _walk(graph: gs.Graph, opset: int, symbols: Symbols) -> Facts:
     facts = Facts(symbols)
     for number, tensor in enumerate(graph.inputs):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.dims import as_dim
+from turbo_onnx import shapes
+from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, produced_by, scalar_value
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
@@ -23,12 +24,13 @@ class RemoveNoOps(Pass):
         report = PassReport(self.name)
         edit = Editor(model.graph)
         inputs = {id(tensor) for tensor in model.graph.inputs}
+        assumed = shapes.assumed_equal(model)
         for node in list(model.graph.nodes):
             if not node.outputs or not node.inputs:
                 continue
             if is_op(node, "Reshape"):
                 report.applied += _merge_reshapes(edit, node)
-            same = _same_as(edit, node)
+            same = _same_as(edit, node, assumed)
             if same is not None:
                 result = node.outputs[0]
                 pinned = edit.is_graph_output(result) and (
@@ -42,7 +44,7 @@ class RemoveNoOps(Pass):
         return report
 
 
-def _same_as(edit: Editor, node: gs.Node) -> Tensor | None:
+def _same_as(edit: Editor, node: gs.Node, assumed: set[str]) -> Tensor | None:
     """The operand that the node's first output equals, element by element and in shape, if there is one."""
     operand, result = node.inputs[0], node.outputs[0]
     if is_op(node, "Identity"):
@@ -63,6 +65,8 @@ def _same_as(edit: Editor, node: gs.Node) -> Tensor | None:
     if is_op(node, "Transpose"):
         order = node.attrs.get("perm") or list(reversed(range(len(operand.shape))))
         return operand if list(order) == sorted(order) else None
+    if is_op(node, "Expand") and _is_assumed(result, assumed):
+        return None
     if is_op(node, "Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze", "Tile"):
         return operand
     return None
@@ -76,6 +80,11 @@ def _times_one(node: gs.Node) -> Tensor | None:
         if shape is not None and operand.shape == shape and scalar_value(factor) == 1:
             return operand
     return None
+
+
+def _is_assumed(tensor: Tensor, assumed: set[str]) -> bool:
+    dims = [as_dim(size) for size in tensor.shape]
+    return any(isinstance(dim, Dim) and dim.symbols & assumed for dim in dims)
 
 
 def _merge_reshapes(edit: Editor, node: gs.Node) -> int:

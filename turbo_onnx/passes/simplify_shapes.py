@@ -35,11 +35,12 @@ class SimplifyShapes(Pass):
         facts = shapes.infer(model)
         report.facts["assumed_equal"] = sorted(set(facts.symbols.equalities))
         outputs = {id(tensor) for tensor in model.graph.outputs}
+        assumed = shapes.assumed_equal(model)
         for node in list(model.graph.nodes):
             if is_op(node, "Reshape"):
                 report.applied += _simplify_target(edit, node, facts)
             elif is_op(node, "Expand"):
-                report.applied += _drop_broadcast(edit, node, facts)
+                report.applied += _drop_broadcast(edit, node, facts, assumed)
             for tensor in node.outputs:
                 value = _known(facts, tensor)
                 if value is None or id(tensor) in outputs or not tensor.outputs:
@@ -91,11 +92,13 @@ def constant_target(source: Dims, result: Dims) -> list[int] | None:
     return target if target.count(-1) <= 1 else None
 
 
-def _drop_broadcast(edit: Editor, node: gs.Node, facts: shapes.Facts) -> int:
-    """An Expand whose readers all reach the same shape without it goes."""
+def _drop_broadcast(edit: Editor, node: gs.Node, facts: shapes.Facts, assumed: set[str]) -> int:
+    """An Expand whose readers all reach the same shape without it goes, unless sizes are only assumed to be equal."""
     source, result = node.inputs[0], node.outputs[0]
     full = facts[result].shape
     if full is None or edit.is_graph_output(result) or not result.outputs:
+        return 0
+    if any(isinstance(size, Dim) and size.symbols & assumed for size in full):
         return 0
     if facts[source].shape != full and not all(
         _same_without(reader, result, source, facts) for reader in consumers(result)
