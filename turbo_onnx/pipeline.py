@@ -26,6 +26,7 @@ from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
 from turbo_onnx.passes.raise_attention import RaiseAttention
 from turbo_onnx.passes.raise_gelu import RaiseGelu
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
@@ -57,7 +58,7 @@ RAISE: tuple[Pass, ...] = (
     FuseMultiHeadAttention(),
     CancelTransposes(),
 )
-PACK: tuple[Pass, ...] = (RemovePadding(),)
+PACK: tuple[Pass, ...] = (RemovePadding(), PoolFirstTokensEarly())
 FUSE: tuple[Pass, ...] = (
     FuseEmbedLayerNormalization(),
     FuseSkipLayerNormalization(),
