@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from turbo_onnx.dims import Dim, at_least, divide_exactly, product
+from turbo_onnx.dims import Dim, divide_exactly, product
 from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule
-from turbo_onnx.inference.values import Affine, Elements, Item, Stack, Uniform, Value, elements
+from turbo_onnx.inference.slicing import slice_rule
+from turbo_onnx.inference.values import Affine, Elements, Stack, Uniform, Value, elements
 
 INT64 = np.dtype(np.int64)
-FAR = (1 << 31) - 1  # slice bounds from this on mean "to the end"
 
 
 def _identity(read: Reading) -> list[Fact]:
@@ -86,95 +86,6 @@ def _like_indices(read: Reading) -> list[Fact]:
 
 def _like_data(read: Reading) -> list[Fact]:
     return [Fact(read.fact(0).dtype, read.shape(0))]
-
-
-def _slice(read: Reading) -> list[Fact]:
-    data = read.fact(0)
-    if data.shape is None:
-        return [Fact(data.dtype)]
-    if read.has(1):
-        starts, ends = read.items(1), read.items(2)
-        count = len(starts or ends or ())
-        axes = read.ints(3) if read.has(3) else list(range(count))
-        steps = read.ints(4) if read.has(4) else [1] * count
-    else:
-        starts, ends = read.attr("starts"), read.attr("ends")
-        axes, steps = read.attr("axes", list(range(len(starts)))), [1] * len(starts)
-    if axes is None or starts is None or ends is None or steps is None:
-        unknown = range(len(data.shape)) if axes is None else [axis % len(data.shape) for axis in axes]
-        shape = tuple(read.fresh(f"slice{a}") if a in unknown else size for a, size in enumerate(data.shape))
-        return [Fact(data.dtype, shape)]
-    shape_list, value = list(data.shape), data.value
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        axis %= len(data.shape)
-        shape_list[axis], value = _slice_axis(read, shape_list[axis], value, axis, start, end, step)
-    if isinstance(value, Elements) and value.items.shape != tuple(shape_list):
-        value = None
-    return [Fact(data.dtype, tuple(shape_list), value)]
-
-
-def _slice_axis(
-    read: Reading, size: Dim | int, value: Value | None, axis: int, start: Item, end: Item, step: int
-) -> tuple[Dim | int, Value | None]:
-    if isinstance(size, int) and all(isinstance(item, int) for item in (start, end)):
-        window = slice(*slice(start, None if end <= -FAR and step < 0 else end, step).indices(size))
-        length = len(range(window.start, window.stop, window.step))
-        return length, _slice_value(value, axis, window.start, step)
-    first, last = _bound(start, size), _bound(end, size)
-    if step == 1 and first is not None and last is not None and last - first == 1:
-        return 1, _slice_value(value, axis, first, 1)  # one element, which is taken to be there
-    if step != 1 or first is None or last is None or not at_least(first, 0):
-        whole = step == 1 and first == 0 and end is not None and isinstance(end, int) and end >= FAR
-        return (size, value) if whole else (read.fresh(f"slice{axis}"), None)
-    value = _slice_value(value, axis, first, 1)
-    if at_least(size, last) and at_least(last, first):
-        return last - first, value
-    if at_least(last, size) and at_least(size, first):
-        return size - first, value
-    part = read.fresh(f"slice{axis}")
-    if isinstance(size, int) and size > 1 and isinstance(part, Dim):
-        read.symbols.limits[str(part)] = last - first
-    return part, value if first == 0 else None
-
-
-def _bound(item: Item, size: Dim | int) -> Any:
-    """A slice's bound as a size from the front: negative numbers count from the end."""
-    if isinstance(item, int):
-        if item >= FAR:
-            return size
-        if item < 0:
-            return size + item if isinstance(size, Dim) else max(0, size + item)
-    return item
-
-
-def _slice_value(value: Value | None, axis: int, start: Any, step: int) -> Value | None:
-    if isinstance(value, Uniform):
-        return value
-    if isinstance(value, Affine) and axis < len(value.coefficients):
-        by = value.coefficients[axis]
-        scaled = tuple(c * step if k == axis else c for k, c in enumerate(value.coefficients))
-        return Affine(value.offset + by * start, scaled)
-    if isinstance(value, Elements) and isinstance(start, int):
-        index: list[Any] = [slice(None)] * value.items.ndim
-        index[axis] = slice(start, None, step)
-        return Elements(value.items[tuple(index)]) if step > 0 else None
-    return None
-
-
-def _slice_rule(read: Reading) -> list[Fact]:
-    (fact,) = _slice(read)
-    source = read.fact(0).value
-    if isinstance(source, Elements) and fact.shape is not None and all(isinstance(s, int) for s in fact.shape):
-        starts, ends = read.ints(1), read.ints(2)
-        if starts is not None and ends is not None:
-            axes = read.ints(3) if read.has(3) else list(range(len(starts)))
-            steps = read.ints(4) if read.has(4) else [1] * len(starts)
-            if axes is not None and steps is not None:
-                index: list[Any] = [slice(None)] * source.items.ndim
-                for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-                    index[axis] = slice(start, None if end <= -FAR and step < 0 else end, step)
-                return [Fact(fact.dtype, fact.shape, Elements(source.items[tuple(index)]))]
-    return [fact]
 
 
 def _concat(read: Reading) -> list[Fact]:
@@ -389,7 +300,7 @@ RULES: dict[str, Rule] = {
     "GatherElements": _like_indices,
     "ScatterND": _like_data,
     "ScatterElements": _like_data,
-    "Slice": _slice_rule,
+    "Slice": slice_rule,
     "Concat": _concat,
     "Split": _split,
     "Unsqueeze": _unsqueeze,
