@@ -199,20 +199,23 @@ class PaddingFlow:
             return None
         rows = node.inputs[0]
         along = is_op(node, "Gather") and len(rows.shape) == 3 and node.attrs.get("axis", 0) in (1, -2)
-        if along and integers(node.inputs[1]) == [0] and self._pools(rows):
+        if along and integers(node.inputs[1]) == [0] and self._pools(rows, node.outputs[0]):
             return Pooling("first", 0.0, len(node.inputs[1].shape) == 1)
         if is_op(node, "Slice") and len(rows.shape) == 3:
             starts, ends, axes, steps = (integers(input_or_none(node, index)) for index in (1, 2, 3, 4))
             first = starts == [0] and ends == [1] and axes in ([1], [-2]) and steps in (None, [1])
-            if first and self._pools(rows):
+            if first and self._pools(rows, node.outputs[0]):
                 return Pooling("first", 0.0, True)
         if is_op(node, "ReduceSum", "ReduceMax"):
             return self._reduction(node, rows)
         return None
 
-    def _pools(self, rows: Tensor) -> bool:
-        """Whether the first of the rows may be taken for the first token; there is a kernel for float32 only."""
-        return rows.dtype == np.float32 and self.has_own_rows(rows)
+    def _pools(self, rows: Tensor, first: Tensor) -> bool:
+        """Whether the first of the rows may be taken for the first token; there is a kernel for float32 only.
+
+        It may not where it is put among other rows again, as a shift by one position does.
+        """
+        return rows.dtype == np.float32 and self.has_own_rows(rows) and not _is_put_among_rows(first)
 
     def _reduction(self, node: gs.Node, rows: Tensor) -> Pooling | None:
         rank = len(rows.shape)
@@ -251,3 +254,14 @@ class PaddingFlow:
         if any(role is not Role.TOKEN for role in roles_here):
             return False
         return all(self.ignorable(o) or self.padding_value(o) is not None for o in node.outputs if not o.is_empty())
+
+
+def _is_put_among_rows(first: Tensor) -> bool:
+    """Whether the rows [B, H] or [B, 1, H] are joined with others along the positions."""
+    for reader in consumers(first):
+        result = reader.outputs[0]
+        if is_op(reader, "Concat") and len(result.shape or ()) == 3 and reader.attrs["axis"] in (1, -2):
+            return True
+        if is_op(reader, "Identity", "Reshape", "Unsqueeze") and _is_put_among_rows(result):
+            return True
+    return False

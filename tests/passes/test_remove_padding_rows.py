@@ -121,3 +121,14 @@ def test_an_output_of_a_type_that_cannot_be_restored_is_made_of_padded_rows(kind
     pack(after)
     assert count(after)["turbo_onnx.RestorePadding"] == 1
     same_on_tokens(before, after, zeros=False)
+
+
+@pytest.mark.parametrize(
+    "first", ["one = Slice(h1, axis0, axis1, axis1)", "v = Gather<axis = 1>(h1, first) one = Unsqueeze(v, axis1)"]
+)
+def test_rows_moved_by_one_position_are_not_a_pooling_of_first_tokens(first: str) -> None:
+    moved = f"rest = Slice(h1, axis1, end, axis1) {first.replace('one =', 'start =')} y = Concat<axis = 1>(rest, start)"
+    before, after = (model(ONE_LAYER + moved) for _ in range(2))
+    pack(after)
+    assert count(after)["turbo_onnx.SegmentPooling"] == 0
+    same_on_tokens(before, after, zeros=False)
