@@ -58,6 +58,16 @@ def test_the_json_has_every_promised_key(report: Report) -> None:
     }
 
 
+def test_the_text_tells_what_was_done_once_for_each_pass_that_did_something() -> None:
+    passes = [
+        PassReport("fold-constants", 2, summary="Fold."),
+        PassReport("raise-gelu", 0, summary="Raise."),
+        PassReport("fold-constants", 3, summary="Fold."),
+    ]
+    done = next(rows for title, _, rows in tables(Report("in.onnx", passes=passes)) if title == "Done")
+    assert done == [["fold-constants", "5", "Fold."]]
+
+
 def test_a_run_in_which_nothing_happened_has_the_same_keys() -> None:
     found = json.loads(Report("in.onnx").to_json())
     assert found.keys() >= KEYS

@@ -127,6 +127,7 @@ def run(
             progress(step.name)
         start = time.perf_counter()
         report = _run_one(model, step)
+        report.summary = step.summary
         report.seconds = time.perf_counter() - start
         reports.append(report)
         if checks:

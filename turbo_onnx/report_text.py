@@ -14,7 +14,7 @@ from rich.text import Text
 from turbo_onnx.report import Report, compared_counts, grouped
 
 _SHOWN_NODES = 3
-_NUMBERS = ("before", "after", "change", "rewrites", "seconds")
+_NUMBERS = ("before", "after", "change", "rewrites")
 
 
 def headline(report: Report) -> list[str]:
@@ -49,14 +49,18 @@ def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[list[str]]]]
         [name, str(before or ""), str(after or ""), f"{after - before:+d}" if after != before else ""]
         for name, before, after in compared_counts(report.ops_before, report.ops_after)
     ]
-    done = [[step.name, str(step.applied), f"{step.seconds:.2f}"] for step in report.passes]
+    what = {step.name: step.summary for step in report.passes}
+    applied: dict[str, int] = {}
+    for step in report.passes:
+        applied[step.name] = applied.get(step.name, 0) + step.applied
+    done = [[name, str(count), what[name]] for name, count in applied.items() if count]
     refused = []
     for rule, sentence, nodes in grouped(report.rejected):
         more = f" and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
         refused.append([rule, ", ".join(nodes[:_SHOWN_NODES]) + more, sentence])
     every = [
         ("Operators", ("operator", "before", "after", "change"), operators),
-        ("Done", ("pass", "rewrites", "seconds"), done),
+        ("Done", ("pass", "rewrites", "what it does"), done),
         ("Not done", ("pass", "node", "why"), refused),
     ]
     return [entry for entry in every if entry[2]]

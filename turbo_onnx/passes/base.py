@@ -28,6 +28,7 @@ class PassReport:
         applied: how many rewrites were done.
         rejected: where one nearly was, and why not.
         facts: numbers for the final report, such as `attention_found`.
+        summary: what the pass does; the pipeline fills it in.
         seconds: wall time; the pipeline fills it in.
     """
 
@@ -35,6 +36,7 @@ class PassReport:
     applied: int = 0
     rejected: list[Rejection] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
+    summary: str = ""
     seconds: float = 0.0
 
 
