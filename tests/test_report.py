@@ -64,7 +64,7 @@ def test_the_text_tells_what_was_done_once_for_each_pass_that_did_something() ->
         PassReport("raise-gelu", 0, summary="Raise."),
         PassReport("fold-constants", 3, summary="Fold."),
     ]
-    done = next(rows for title, _, rows in tables(Report("in.onnx", passes=passes)) if title == "Done")
+    done = next(rows for title, _, rows in report_text.tables(Report("in.onnx", passes=passes)) if title == "Done")
     assert done == [["fold-constants", "5", "Fold."]]
 
 
