@@ -1,0 +1,54 @@
+"""Random encoders give the same after optimization, for every row and sequence of which that can be said.
+
+Run more of them by hand: `RANDOM_MODELS=1000:2000 pytest tests/test_random_models.py`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import onnx
+import pytest
+
+import turbo_onnx
+from tests.random_models.encoders import difference, feeds, random_model
+from turbo_onnx.sessions import Session, library_available, open_session
+
+FIRST, LAST = (int(number) for number in os.environ.get("RANDOM_MODELS", "0:60").split(":"))
+LIBRARIES = (True, False) if library_available() else (False,)
+
+
+@pytest.mark.parametrize("seed", range(FIRST, LAST))
+def test_a_random_encoder_computes_what_it_did(seed: int) -> None:
+    model = random_model(seed)
+    result = turbo_onnx.optimize(model.proto, packing="on", verify=False, checks=seed % 10 == 0)
+    onnx.checker.check_model(result.model)
+    before = _session(model.proto)
+    after = {with_library: _session(result.model, library=with_library) for with_library in LIBRARIES}
+    for arrays, masks in feeds(model, seed):
+        expected = before.run(None, arrays)
+        for with_library, session in after.items():
+            different = difference(model, masks, expected, session.run(None, arrays))
+            where = f"{model.builder.parts}, with{'' if with_library else 'out'} the library, masks {masks}"
+            assert not different, f"{different}: {where}"
+
+
+def _session(proto: onnx.ModelProto, *, library: bool = False) -> Session:
+    return open_session(proto.SerializeToString(), optimized=False, library=library, threads=1)
+
+
+def test_the_comparison_finds_a_token_that_is_different() -> None:
+    model = random_model(1)
+    session = _session(model.proto)
+    arrays, masks = next(feeds(model, 1))
+    expected = session.run(None, arrays)
+    changed = [array.copy() for array in expected]
+    for array in changed:
+        array += array.dtype.type(1)
+    assert not difference(model, masks, expected, expected)
+    assert difference(model, masks, expected, changed)
+
+
+def test_most_random_encoders_are_packed_at_least_in_part() -> None:
+    reports = [turbo_onnx.optimize(random_model(seed).proto, packing="on", verify=False).report for seed in range(20)]
+    assert sum(bool(report.packed) for report in reports) >= 10
