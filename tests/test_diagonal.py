@@ -30,6 +30,11 @@ CASES = {
         "g = Gather(small, ids) y = Transpose<perm = [2, 0, 1]>(g)",
         (-3.0, 5.0),
     ),
+    "a table, repeated for each sequence": (
+        "n = Gather(sh, zero_index) n1 = Unsqueeze(n, axis0) to = Concat<axis = 0>(n1, axis1, axis1, axis1) "
+        "g = Gather(small, away) t = Transpose<perm = [2, 0, 1]>(g) u = Unsqueeze(t, axis0) y = Expand(u, to)",
+        (-3.0, 5.0),
+    ),
     "a choice that is not known": (
         "s = Less(ids, row) y = Where(s, zero, lowest)",
         (LOWEST, 0.0),
@@ -39,6 +44,13 @@ CASES = {
 }
 
 
+def _axes(nodes: str) -> str:
+    """Names for the axes of y."""
+    if "small" not in nodes or "perm" not in nodes:
+        return "P,Q"
+    return "P,Q,R,U" if "Expand" in nodes else "P,Q,R"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_known_of_the_diagonal(name: str) -> None:
     nodes, expected = CASES[name]
@@ -46,7 +58,7 @@ def test_what_is_known_of_the_diagonal(name: str) -> None:
     small = np.array([[5, -3], [0, 1]], np.float32)
     graph = model(
         POSITIONS + nodes,
-        "float[P,Q,R] y" if "small" in nodes and "perm" in nodes else "float[P,Q] y",
+        f"float[{_axes(nodes)}] y",
         inputs="int64[B,S] ids, float[S,S] x",
         constants=constants,
         extra={"small": small},

@@ -173,6 +173,26 @@ def test_another_term_is_added_to_the_mask(order: str) -> None:
     assert (found.mask.name, found.alone) == ("mask", False)
 
 
+CHOSEN = {
+    "shown where the mask is 1": ("bias = Where(c, extra, infinite)", False, True),
+    "hidden where the opposite is 1": ("o = Not(c) bias = Where(o, lowest, extra)", False, True),
+    "shown where the mask is 0": ("bias = Where(c, infinite, extra)", True, True),
+    "not hidden enough": ("bias = Where(c, extra, shy)", False, False),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_another_bias_is_chosen_by_the_mask(name: str) -> None:
+    nodes, inverted, hides = CHOSEN[name]
+    model = load(
+        f"m4 = Unsqueeze(mask, axes12) c = Cast<to = 9>(m4) {nodes}", inputs="int64[B,S] mask, float[1,2,S,S] extra"
+    )
+    found = mask_of(model)
+    assert (found is not None) == hides
+    if found is not None:
+        assert (found.alone, found.from_all, found.from_tokens, found.inverted) == (False, False, False, inverted)
+
+
 COMPUTED = {
     "ids above the padding": ("r = Greater(ids, pad)", "int64[B,S] ids", "r"),
     "ids cast to truth": ("r0 = Identity(ids) r = Cast<to = 9>(r0)", "int64[B,S] ids", "r"),

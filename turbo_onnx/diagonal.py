@@ -58,6 +58,8 @@ def on_diagonal(tensor: Tensor, facts: Facts, depth: int = _DEPTH) -> Range | No
         return _range_of(node.inputs[0])
     if is_op(node, "Transpose", "Slice") or (is_op(node, *_KEEPING) and not _keeps_ends(node)):
         return anywhere(node.inputs[0], facts, depth - 1)
+    if is_op(node, *_KEEPING):
+        return on_diagonal(node.inputs[0], facts, depth - 1)
     return _computed(node, [on_diagonal(operand, facts, depth - 1) for operand in node.inputs])
 
 
@@ -103,7 +105,6 @@ def _products(lows: list[float], highs: list[float]) -> Range:
 
 
 _INTERVALS: dict[str, Callable[[list[float], list[float]], Range]] = {
-    **dict.fromkeys(_KEEPING, lambda lows, highs: (lows[0], highs[0])),
     "Where": lambda lows, highs: (min(lows[1:]), max(highs[1:])),
     "Add": lambda lows, highs: (sum(lows), sum(highs)),
     "Sub": lambda lows, highs: (lows[0] - highs[1], highs[0] - lows[1]),

@@ -145,7 +145,8 @@ class MaskFunctions:
             to = node.outputs[0].dtype
             if source is None or not isinstance(to, np.dtype | type):
                 return None
-            if np.dtype(to).kind in "iu" and not np.isfinite(source.table).all():
+            kind = np.dtype(to).kind
+            if kind not in "biuf" or (kind in "iu" and not np.isfinite(source.table).all()):
                 return None
             with np.errstate(over="ignore"):
                 return MaskFunction(source.mask, source.views, source.table.astype(to))
@@ -217,7 +218,7 @@ def _number(tensor: gs.Constant) -> np.ndarray | None:
 
 
 def is_index(tensor: Tensor) -> bool:
-    """Whether the tensor is used to look things up, so that its values are not just 0 and 1.
+    """Whether the tensor is used to look things up, or is compared with other numbers: it is not just 0 and 1.
 
     What is looked up may be another view or type of it, or it with constants added.
     """
@@ -232,6 +233,8 @@ def is_index(tensor: Tensor) -> bool:
             if is_op(reader, *_LOOKUPS) and current is reader.inputs[_LOOKUPS[reader.op]]:
                 return True
             others = [operand for operand in reader.inputs if operand is not current]
+            if is_op(reader, "Equal") and others and scalar_value(others[0]) not in (None, 0, 1):
+                return True
             if is_op(reader, *_KEEPS_VALUES) or (
                 is_op(reader, *_WITH_CONSTANTS) and all(isinstance(operand, gs.Constant) for operand in others)
             ):
@@ -280,6 +283,26 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
             if part is not None:
                 shown = part.from_tokens and functions.shows_itself(other)
                 return AttentionMask(part.mask, False, False, shown, part.inverted)
+    if is_op(node, "Where") and node is not None:
+        return _chosen_by_mask(node, functions)
+    return None
+
+
+def _chosen_by_mask(node: gs.Node, functions: MaskFunctions) -> AttentionMask | None:
+    """A bias that is another one where a mask says so, and a number that hides the key elsewhere."""
+    choice = functions.of(node.inputs[0])
+    if choice is None or choice.mask is None:
+        return None
+    for shown, hidden in ((1, 2), (2, 1)):
+        number = functions.of(node.inputs[hidden])
+        if number is None or number.mask is not None:
+            continue
+        added = np.where(choice.table, *((0.0, number.value(0)) if shown == 1 else (number.value(0), 0.0)))
+        function = MaskFunction(choice.mask, choice.views, added)
+        for candidate in (function, function.opposite()):
+            if _hides_padding(candidate, real_rows=True):
+                itself = functions.shows_itself(node.inputs[shown])
+                return AttentionMask(choice.mask, False, False, itself, inverted=candidate is not function)
     return None
 
 
