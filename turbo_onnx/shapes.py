@@ -116,7 +116,8 @@ def _declared(tensor: gs.Variable, name: str) -> Fact:
         return Fact(tensor.dtype)
     shape: list[Dim | int] = []
     for axis, item in enumerate(tensor.shape):
-        unnamed = item is None or item == "" or (isinstance(item, int) and item < 0)
+        unknown = item is None or (isinstance(item, str) and not any(letter.isalpha() for letter in item))
+        unnamed = unknown or (isinstance(item, int) and item < 0)  # "?" and "-1" are written where names belong
         shape.append(symbol(f"{name}_{axis}") if unnamed else as_dim(item))
     return Fact(np.dtype(tensor.dtype) if isinstance(tensor.dtype, type) else tensor.dtype, tuple(shape))
 

@@ -132,3 +132,20 @@ def test_rows_moved_by_one_position_are_not_a_pooling_of_first_tokens(first: str
     pack(after)
     assert count(after)["turbo_onnx.SegmentPooling"] == 0
     same_on_tokens(before, after, zeros=False)
+
+
+def test_an_input_that_is_compared_with_2_is_more_than_a_mask() -> None:
+    special = "sp = Equal(mask, two) sf = Cast<to = 1>(sp) su = Unsqueeze(sf, axis2) sw = Mul(h1, su) "
+    nodes = ONE_LAYER + special + "y = ReduceSum<keepdims = 0>(sw, axis1)"
+    before, after = (model(nodes, "float[B,8] y") for _ in range(2))
+    pack(after)
+    mask = np.array([[1, 2, 1], [1, 1, 2]])
+    data = {"mask": mask, "ids": mask * 3}
+    expected = session(before.to_proto()).run(None, data)[0]
+    for candidate in sessions(after):
+        np.testing.assert_allclose(candidate.run(None, data)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_may_be_written_out_as_text() -> None:
+    after = model(ONE_LAYER + "z = Cast<to = 8>(mask)", "float[B,S,8] h1, string[B,S] z")
+    assert pack(after).facts["packed"] is True

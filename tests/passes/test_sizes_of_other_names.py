@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.passes.support import equivalent, graph, normal, parse
-from turbo_onnx import pipeline
+from turbo_onnx import pipeline, shapes
+from turbo_onnx.model import Model
 
 CASES = {
     "an Expand to a batch": ("s = Shape(x) e = Expand(w, s) y = Tanh(e)", "float[P,S,8] w"),
@@ -29,3 +30,17 @@ def test_a_batch_of_one_is_broadcast_as_before(name: str, batch: int) -> None:
     nodes, other = CASES[name]
     constants = "float[1,1,8] one = {1, 2, 3, 4, 5, 6, 7, 8}"
     _runs(graph(f"g (float[B,S,8] x, {other}) => (float[B,S,N] y) <{constants}> {{ {nodes} }}"), batch)
+
+
+@pytest.mark.parametrize("name", ["?", "-1", "1", "*"])
+def test_what_stands_in_the_place_of_a_name_says_nothing(name: str) -> None:
+    model = parse(graph("g (float[B,S] x) => (float[S,B] y) { t = Transpose<perm = [1, 0]>(x) y = Tanh(t) }"))
+    proto = model.to_proto()
+    for size in proto.graph.input[0].type.tensor_type.shape.dim:
+        size.dim_param = name
+    again = Model.from_proto(proto)
+    shapes.infer(again)
+    rows, columns = again.graph.inputs[0].shape
+    assert isinstance(rows, str)
+    assert rows != columns
+    assert again.graph.outputs[0].shape == [columns, rows]

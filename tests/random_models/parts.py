@@ -163,7 +163,9 @@ class Encoder:
             lifted = self._lifted(masked, "bool")
             length = b.size(masked.ids, 1)
             square = b.op("Concat", b.size(masked.ids, 0), b.ints(1), length, length, axis=0)
-            bias = [b.op("Expand", lifted if b.maybe() else self.additive(masked, one_sided=True), square)]
+            # Where a causal row sees nothing but -3.4e38, onnxruntime's operator gives zeros, against its definition.
+            truth = attributes["is_causal"] or b.maybe()
+            bias = [b.op("Expand", lifted if truth else self.additive(masked, one_sided=True), square)]
         return self.merge(b.op("Attention", self.split(q), self.split(k), self.split(v), *bias, **attributes))
 
     def _einsum(self, q: str, k: str, v: str, masked: Stream, *, unmasked: bool) -> str:
