@@ -99,7 +99,8 @@ def _evaluate(node: gs.Node, opset: int) -> list[np.ndarray] | None:
             [onnx.ValueInfoProto(name=name) for name in outputs],
         )  # fmt: skip
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-        results = ReferenceEvaluator(model).run(None, feeds)
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            results = ReferenceEvaluator(model).run(None, feeds)
     except Exception:  # the reference implementation raises whatever it likes; such a node stays as it is
         return None
     arrays = [np.asarray(result) for result in results]
