@@ -180,7 +180,7 @@ def difference(
             if not np.array_equal(a, b):
                 found.append(f"{name} ({kind}) has {int((a != b).sum())} other values of {a.size}")
             continue
-        scale = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)), 0.2)
+        scale = max(float(np.abs(a[np.isfinite(a)]).max(initial=0.0)), 1e-3)
         infinite, finite = np.isinf(a), np.isfinite(a)
         if not np.array_equal(a[infinite], b[infinite]) or not np.isfinite(b[finite]).all():
             found.append(f"{name} ({kind}) has NaN or infinity at other places")
