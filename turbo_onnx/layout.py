@@ -15,9 +15,10 @@ replaced by one: `Tokenwise` says how to write it there. Most axes are counted f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -232,7 +233,7 @@ class TokenLayout:
         """Reshape and its like, where whole rows stay whole and in order."""
         source, result = node.inputs[0], node.outputs[0]
         before, after = self.row(source), self.row(result)
-        if not self.lead(source) or before is None or after is None or _count(before) != _count(after):
+        if not self.lead(source) or before is None or after is None or prod(before) != prod(after):
             return None
         others = [Role.CONSTANT] * (len(node.inputs) - 1)
         return Tokenwise((Role.TOKEN, *others), {}, rearranged=after)
@@ -251,10 +252,3 @@ _RULES: dict[str, Callable[[TokenLayout, gs.Node, int], Tokenwise | None]] = {
 def is_elementwise(node: gs.Node) -> bool:
     """Whether the node's result is computed element by element, its operands broadcast against each other."""
     return is_op(node, *_ELEMENTWISE) or is_op(node, "Gelu", domain=RAISED_DOMAIN)
-
-
-def _count(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total

@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import __version__, pipeline
+from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import FusionRequiredError, OutputError
 from turbo_onnx.graph import is_op
@@ -29,7 +30,6 @@ from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import Verification, load_cases, require, verify
 from turbo_onnx.verify_inputs import Feed, InputSpec, describe
 
-TOKENS = "total_tokens"  # the dimension that counts real tokens
 Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -184,7 +184,7 @@ def packed_node_share(model: Model) -> float:
 
 def _on_packed_rows(node: gs.Node) -> bool:
     shapes = (tensor.shape for tensor in (*node.inputs, *node.outputs) if isinstance(tensor, gs.Variable))
-    return any(isinstance(dim, str) and TOKENS in dim for shape in shapes for dim in shape or ())
+    return any(isinstance(dim, str) and TOTAL_TOKENS in dim for shape in shapes for dim in shape or ())
 
 
 @contextmanager

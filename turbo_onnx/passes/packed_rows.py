@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.dims import Dim
 from turbo_onnx.graph import Editor, Shape, Tensor, is_op, producer
@@ -15,7 +16,7 @@ from turbo_onnx.inference.values import Affine, single
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise
 from turbo_onnx.shapes import Facts
 
-TOKENS = "total_tokens"  # the size T, as RemovePadding's specification names it
+TOKENS = TOTAL_TOKENS  # the size T
 INT64 = np.dtype(np.int64)
 INT32 = np.dtype(np.int32)
 
