@@ -19,12 +19,11 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
-from tests.compare import Difference, largest_difference
+from tests.compare import Difference, largest_difference, run
 
 Outputs = dict[str, np.ndarray]
 
@@ -36,20 +35,6 @@ def limit_for(name: str) -> float:
     return 5e-5 if name.startswith("albert-") else 2e-5
 
 
-def run(model: bytes, inputs: dict[str, np.ndarray], *, library: bool, optimized: bool) -> Outputs:
-    """Outputs by name of one run on the CPU, on one thread."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if library:
-        turbo_onnx.register(options)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, inputs), strict=True))
-
-
 def examine(path: Path, *, stock: bool, library: bool) -> dict[str, Any]:
     """Optimize one graph and compare. Never raises: a failure is recorded under "error"."""
     record: dict[str, Any] = {"name": path.stem, "limit": limit_for(path.stem)}
@@ -58,16 +43,18 @@ def examine(path: Path, *, stock: bool, library: bool) -> dict[str, Any]:
         expected = {key[4:]: arrays[key] for key in arrays.files if key.startswith("out_")}
     mask = inputs.get("attention_mask")
     try:
-        actual = run(path.read_bytes(), inputs, library=False, optimized=False)
+        actual = run(path.read_bytes(), inputs, library=False, optimizations=False)
         record["original"] = largest_difference(mask, expected, actual)
         start = time.perf_counter()
         result = turbo_onnx.optimize(path, verify=False)
         record["seconds"] = time.perf_counter() - start
         record["report"] = result.report.to_dict()
         optimized = result.model.SerializeToString()
-        record["ours"] = largest_difference(mask, expected, run(optimized, inputs, library=library, optimized=True))
+        record["ours"] = largest_difference(mask, expected, run(optimized, inputs, library=library, optimizations=True))
         if stock:
-            record["stock"] = largest_difference(mask, expected, run(optimized, inputs, library=False, optimized=True))
+            record["stock"] = largest_difference(
+                mask, expected, run(optimized, inputs, library=False, optimizations=True)
+            )
     except Exception as error:
         record["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return record

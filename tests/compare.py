@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime as ort
+
+import turbo_onnx
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -69,3 +72,17 @@ def largest_difference(mask: np.ndarray | None, expected: Arrays, actual: Arrays
         if difference > worst.value:
             worst = Difference(difference, name)
     return worst
+
+
+def run(model: bytes, inputs: dict[str, np.ndarray], *, library: bool, optimizations: bool) -> dict[str, np.ndarray]:
+    """One run on one thread of the CPU; outputs by name."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimizations:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if library:
+        turbo_onnx.register(options)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 import turbo_onnx
-from tests.compare import largest_difference
+from tests.compare import largest_difference, run
 from tests.corpus import ENCODER_FAMILIES, CorpusGraph, graphs
 
 ENCODERS = (*ENCODER_FAMILIES, "minilm")
@@ -39,20 +38,6 @@ class Optimized:
     expected: dict[str, np.ndarray]
     artifact: bytes
     report: dict[str, Any]
-
-
-def run(model: bytes, inputs: dict[str, np.ndarray], *, library: bool, optimizations: bool) -> dict[str, np.ndarray]:
-    """One run on one thread of the CPU; outputs by name."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if not optimizations:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if library:
-        turbo_onnx.register(options)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, inputs), strict=True))
 
 
 def optimize(proto: onnx.ModelProto) -> turbo_onnx.Result:

@@ -75,6 +75,11 @@ def integers(tensor: Tensor | None) -> list[int] | None:
     return [int(v) for v in value.reshape(-1)]
 
 
+def is_float(tensor: Tensor) -> bool:
+    """Whether the tensor's type is known and floating-point."""
+    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind == "f"
+
+
 def input_or_none(node: gs.Node, index: int) -> Tensor | None:
     """The node's input at `index`, or None where it is absent or left empty."""
     if index >= len(node.inputs):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Tensor, consumers, input_or_none, is_op, produced_by, producer, scalar_value
+from turbo_onnx.graph import Tensor, consumers, input_or_none, is_float, is_op, produced_by, producer, scalar_value
 from turbo_onnx.passes.attention_products import OutputProduct, ScoresProduct, output_product, scores_product
 from turbo_onnx.passes.views import scaled_input
 
@@ -103,11 +103,6 @@ def trace_scores(softmax: gs.Node) -> Scores | None:
         if found is not None:
             return Scores(found[0], tuple(found[1]), raw)
     return None
-
-
-def is_float(tensor: Tensor) -> bool:
-    """Whether the tensor's type is known and floating-point."""
-    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind == "f"
 
 
 def _descend(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.restore_padding.spec import ROW_TYPES
 from turbo_onnx.custom_ops.specification import DOMAIN
-from turbo_onnx.graph import Tensor, consumers, input_or_none, is_op
+from turbo_onnx.graph import Tensor, consumers, input_or_none, is_float, is_op
 from turbo_onnx.layout import Role, Tokenwise
 from turbo_onnx.padding_flow import PaddingFlow
 from turbo_onnx.passes.packed_rows import onnx_name
@@ -78,7 +77,7 @@ class PackingPlan:
             roles = self.rules[id(node)].roles
             operands = [t for t, role in zip(node.inputs, roles, strict=False) if role is Role.TOKEN]
         for tensor in operands:
-            if tensor.inputs and _is_float(tensor) and self._flow.row_values(tensor) is None:
+            if tensor.inputs and is_float(tensor) and self._flow.row_values(tensor) is None:
                 yield tensor
 
     def _leaves(self, tensor: Tensor) -> bool:
@@ -104,7 +103,7 @@ class PackingPlan:
             if any(self._flow.row_values(tensor) is not None for tensor in results) or not self._writable(node, rule):
                 continue
             tokens = [t for t, role in zip(node.inputs, rule.roles, strict=False) if role is Role.TOKEN]
-            begins = len(results[0].shape) > self._layout.lead(results[0]) and _is_float(results[0])
+            begins = len(results[0].shape) > self._layout.lead(results[0]) and is_float(results[0])
             if begins or any(id(tensor) in packed for tensor in tokens):
                 self.rules[id(node)] = rule
                 packed.update(id(tensor) for tensor in results)
@@ -119,7 +118,3 @@ class PackingPlan:
             if role in (Role.POSITION, Role.SEQUENCE) and any(isinstance(s, str) for s in tensor.shape[2:]):
                 return False
         return all(self._layout.row(tensor) is not None for tensor in (*tokens, *node.outputs))
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return isinstance(tensor.dtype, np.dtype | type) and np.dtype(tensor.dtype).kind == "f"

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from turbo_onnx.attributes import read
 from turbo_onnx.dims import Dim, as_dim, product
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, is_op
+from turbo_onnx.graph import Editor, Tensor, is_float, is_op
 from turbo_onnx.model import Model
 from turbo_onnx.passes.attention_bias import BiasBuilder, folded
 from turbo_onnx.passes.attention_products import Operand
@@ -24,7 +24,6 @@ from turbo_onnx.passes.attention_scores import (
     Probabilities,
     Regrouped,
     Scores,
-    is_float,
     trace_probabilities,
     trace_scores,
 )
