@@ -1,0 +1,23 @@
+"""Sizes for which kernels are specialised."""
+
+from __future__ import annotations
+
+from turbo_onnx.custom_ops.cuda.variant import Use
+from turbo_onnx.errors import Reject
+
+
+def known(use: Use, operand: str, axis: int) -> int:
+    """The size of an operand's axis.
+
+    Raises:
+        Reject: only a run can tell it.
+    """
+    size = use.size(operand, axis)
+    if size is None:
+        raise Reject("the size of axis {} of {} is not known, and the kernel is made for one size", axis, operand)
+    return size
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size`, and at least 1."""
+    return 1 << max(size - 1, 0).bit_length()
