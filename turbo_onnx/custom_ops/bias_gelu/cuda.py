@@ -23,7 +23,7 @@ def bias_gelu(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ):
-    """output [rows, WIDTH] = gelu(x [rows, WIDTH] + bias [WIDTH])."""
+    """Output [rows, WIDTH] = gelu(x [rows, WIDTH] + bias [WIDTH])."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
     column = tl.program_id(1) * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, :]
     inside = (row < rows) & (column < WIDTH)

@@ -1,1 +1,1 @@
-"""CUDA kernels: written in Triton beside each operator, compiled ahead of time, stored in the model, launched by C++."""
+"""CUDA kernels: written in Triton beside each operator, compiled ahead of time, carried by the model."""

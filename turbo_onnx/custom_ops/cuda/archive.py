@@ -108,7 +108,15 @@ def _entry(code: Code, offset: int) -> bytes:
     texts = b"".join(_TEXT.pack(len(text)) + text for text in _texts(code))
     digest = hashlib.sha256(code.data).digest()
     return texts + _ENTRY.pack(
-        code.rule, code.aligned, code.capability, code.num_warps, code.shared, *code.tile, digest, offset, len(code.data)
+        code.rule,
+        code.aligned,
+        code.capability,
+        code.num_warps,
+        code.shared,
+        *code.tile,
+        digest,
+        offset,
+        len(code.data),
     )
 
 
