@@ -7,7 +7,7 @@ building the package must not need onnx; a test fails when it is stale.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +67,12 @@ def _operator(spec: OperatorSpec) -> Iterator[str]:
     yield f"  static constexpr abi::Characteristic inputs[] = {{{_characteristics(spec.inputs)}}};"
     yield f"  static constexpr abi::Characteristic outputs[] = {{{_characteristics(spec.outputs)}}};"
     yield f"  static constexpr abi::ElementType types[][{len(spec.inputs) + len(spec.outputs)}] = {{"
-    for row in _type_rows(spec):
-        yield f"      {{{', '.join(f'abi::{_ELEMENT_TYPES[element]}' for element in row)}}},"
+    yield from _rows(spec, spec.kernel_types)
     yield "  };"
+    yield f"  static constexpr abi::ElementType cuda_types[][{len(spec.inputs) + len(spec.outputs)}] = {{"
+    yield from _rows(spec, spec.cuda_types)
+    yield "  };"
+    yield f"  static constexpr bool widens = {str(spec.cuda_types != spec.kernel_types).lower()};"
     yield "  struct Attributes {"
     for attribute in spec.attributes:
         yield f"    {_FIELDS[attribute.value_type]} {attribute.name};"
@@ -93,12 +96,12 @@ def _characteristics(operands: tuple[Operand, ...]) -> str:
     return ", ".join("abi::kOptional" if operand.optional else "abi::kRequired" for operand in operands)
 
 
-def _type_rows(spec: OperatorSpec) -> Iterator[tuple[str, ...]]:
-    """The types of all inputs and outputs, for each choice that the kernel takes."""
-    variables = list(spec.kernel_types)
-    for choice in itertools.product(*(spec.kernel_types[variable] for variable in variables)):
-        bound = dict(zip(variables, choice, strict=True))
-        yield tuple(bound.get(operand.type, operand.type) for operand in (*spec.inputs, *spec.outputs))
+def _rows(spec: OperatorSpec, types: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """The types of all inputs and outputs, for each choice that a kernel takes, a line each."""
+    for choice in itertools.product(*types.values()):
+        bound = dict(zip(types, choice, strict=True))
+        row = (bound.get(operand.type, operand.type) for operand in (*spec.inputs, *spec.outputs))
+        yield f"      {{{', '.join(f'abi::{_ELEMENT_TYPES[element]}' for element in row)}}},"
 
 
 def _read(attribute: Attribute) -> str:

@@ -12,6 +12,8 @@ import onnx
 DOMAIN = "turbo_onnx"
 DOMAIN_VERSION = 1
 
+HALF_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
+
 Dim = Any  # an int, or a symbolic dimension that supports +, -, *, // and ==
 Dims = tuple[Dim, ...]
 Attributes = Mapping[str, Any]
@@ -89,3 +91,8 @@ class OperatorSpec:
     body: Callable[[int, frozenset[str], Attributes], onnx.FunctionProto]
     reference: Callable[[Sequence[Array | None], Attributes], tuple[Array, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
+
+    @property
+    def cuda_types(self) -> Mapping[str, tuple[str, ...]]:
+        """The types for which there is a CUDA kernel: those of the CPU, and half precision beside float32."""
+        return {name: HALF_TYPES if types == HALF_TYPES[:1] else types for name, types in self.kernel_types.items()}

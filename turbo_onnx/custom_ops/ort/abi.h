@@ -33,6 +33,7 @@ struct OrtApiBase {
 enum ElementType : int {
   kUndefined = 0,
   kFloat = 1,
+  kUint8 = 2,
   kInt32 = 6,
   kInt64 = 7,
   kBool = 9,
@@ -43,7 +44,7 @@ enum ElementType : int {
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
-enum MemoryType : int { kDefaultMemory = 0 };
+enum MemoryType : int { kCpuInputMemory = -2, kDefaultMemory = 0 };
 
 struct OrtCustomOp {
   uint32_t version;
@@ -108,7 +109,9 @@ constexpr Function< 91, OrtStatus*(OrtKernelContext*, size_t, const int64_t* dim
 constexpr Function< 93, void(OrtStatus*)> ReleaseStatus{};
 constexpr Function< 99, void(OrtTensorTypeAndShapeInfo*)> ReleaseTensorTypeAndShapeInfo{};
 constexpr Function<130, OrtStatus*(OrtSessionOptions*, const char* key, const char* value)> AddSessionConfigEntry{};
+constexpr Function<193, OrtStatus*(const OrtKernelContext*, void** stream)> KernelContext_GetGPUComputeStream{};
 constexpr Function<237, OrtStatus*(const OrtSessionOptions*, const char* key, int*)> HasSessionConfigEntry{};
+constexpr Function<249, OrtStatus*(const OrtKernelInfo*, size_t, int* is_constant, const OrtValue**)> KernelInfoGetConstantInput_tensor{};
 constexpr Function<274, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t total, size_t batches, void*)> KernelContext_ParallelFor{};
 // clang-format on
 

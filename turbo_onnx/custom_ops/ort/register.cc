@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "custom_ops/bias_gelu/operator.h"
+#include "custom_ops/cuda/operators.h"
+#include "custom_ops/cuda/runners.h"
 #include "custom_ops/embed_layer_normalization/operator.h"
 #include "custom_ops/ort/abi.h"
 #include "custom_ops/ort/operator.h"
@@ -19,32 +21,53 @@
 namespace turbo_onnx {
 namespace {
 
-std::vector<const abi::OrtCustomOp*> every_operator() {
+template <template <class> class Types, class Runner>
+std::vector<const abi::OrtCustomOp*> on_the_cpu() {
   std::vector<const abi::OrtCustomOp*> ops;
-  add<RemovePadding>(ops);
-  add<RestorePadding>(ops);
-  add<EmbedLayerNormalization>(ops);
-  add<SkipLayerNormalization>(ops);
-  add<BiasGelu>(ops);
-  add<VarlenAttention>(ops);
-  add<SegmentPooling>(ops);
+  add<RemovePadding, Runner>(ops, kCpuProvider, Types<RemovePadding>::types);
+  add<RestorePadding, Runner>(ops, kCpuProvider, Types<RestorePadding>::types);
+  add<EmbedLayerNormalization, Runner>(ops, kCpuProvider, Types<EmbedLayerNormalization>::types);
+  add<SkipLayerNormalization, Runner>(ops, kCpuProvider, Types<SkipLayerNormalization>::types);
+  add<BiasGelu, Runner>(ops, kCpuProvider, Types<BiasGelu>::types);
+  add<VarlenAttention, Runner>(ops, kCpuProvider, Types<VarlenAttention>::types);
+  add<SegmentPooling, Runner>(ops, kCpuProvider, Types<SegmentPooling>::types);
   return ops;
 }
 
-// The operators as a domain. A process may hold several copies of ONNX Runtime, and a domain belongs to one. Domains
-// are never released: session options keep pointers to them.
-abi::OrtCustomOpDomain* domain(const abi::OrtApi* api) {
-  static std::mutex mutex;
-  static auto& domains = *new std::map<const abi::OrtApi*, abi::OrtCustomOpDomain*>;
-  const std::lock_guard<std::mutex> lock(mutex);
-  abi::OrtCustomOpDomain*& domain = domains[api];
-  if (domain == nullptr) {
-    abi::OrtCustomOpDomain* made = nullptr;
-    check(api, abi::CreateCustomOpDomain(api, signature::kDomain, &made));
-    for (const abi::OrtCustomOp* op : every_operator()) check(api, abi::CustomOpDomain_Add(api, made, op));
-    domain = made;
-  }
+template <class Operator>
+struct CpuTypes {
+  static constexpr const auto& types = Operator::Signature::types;
+};
+
+template <class Operator>
+struct CudaTypes {
+  static constexpr const auto& types = Operator::Signature::cuda_types;
+};
+
+using Domains = std::vector<abi::OrtCustomOpDomain*>;
+
+abi::OrtCustomOpDomain* make_domain(const abi::OrtApi* api, const char* name,
+                                    const std::vector<const abi::OrtCustomOp*>& ops) {
+  abi::OrtCustomOpDomain* domain = nullptr;
+  check(api, abi::CreateCustomOpDomain(api, name, &domain));
+  for (const abi::OrtCustomOp* op : ops) check(api, abi::CustomOpDomain_Add(api, domain, op));
   return domain;
+}
+
+// The operators as domains. A process may hold several copies of ONNX Runtime, and a domain belongs to one. Domains are
+// never released: session options keep pointers to them.
+const Domains& domains(const abi::OrtApi* api) {
+  static std::mutex mutex;
+  static auto& every = *new std::map<const abi::OrtApi*, Domains>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Domains& made = every[api];
+  if (made.empty()) {
+    auto with_kernels = on_the_cpu<CudaTypes, cuda::CpuFallbackRunner>();
+    cuda::add_operators(with_kernels, cuda::kProvider);
+    made = {make_domain(api, signature::kDomain, on_the_cpu<CpuTypes, CpuRunner>()),
+            make_domain(api, cuda::kDomain, with_kernels)};
+  }
+  return made;
 }
 
 }  // namespace
@@ -61,7 +84,7 @@ TURBO_EXPORT turbo_onnx::abi::OrtStatus* RegisterCustomOps(turbo_onnx::abi::OrtS
     int registered = 0;
     check(api, abi::HasSessionConfigEntry(api, options, kMark, &registered));
     if (registered) return;
-    check(api, abi::AddCustomOpDomain(api, options, domain(api)));
+    for (abi::OrtCustomOpDomain* domain : domains(api)) check(api, abi::AddCustomOpDomain(api, options, domain));
     check(api, abi::AddSessionConfigEntry(api, options, kMark, "1"));
   });
 }

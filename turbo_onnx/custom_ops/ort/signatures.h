@@ -25,6 +25,13 @@ struct RemovePadding {
       {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
       {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
   };
+  static constexpr abi::ElementType cuda_types[][5] = {
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+  };
+  static constexpr bool widens = false;
   struct Attributes {
     template <class Reader>
     static Attributes read([[maybe_unused]] const Reader& reader) {
@@ -70,6 +77,37 @@ struct RestorePadding {
       {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
       {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
   };
+  static constexpr abi::ElementType cuda_types[][4] = {
+      {abi::kFloat, abi::kInt64, abi::kInt64, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kBool, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kInt64, abi::kInt64, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kInt32, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kBool, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kFloat, abi::kFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kInt64, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kInt32, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kBool, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kFloat, abi::kBFloat16},
+      {abi::kDouble, abi::kInt64, abi::kInt64, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kInt32, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kBool, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kFloat, abi::kDouble},
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kBool, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kFloat, abi::kInt64},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kBool, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kFloat, abi::kInt32},
+      {abi::kBool, abi::kInt64, abi::kInt64, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kInt32, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
+  };
+  static constexpr bool widens = false;
   struct Attributes {
     template <class Reader>
     static Attributes read([[maybe_unused]] const Reader& reader) {
@@ -95,6 +133,33 @@ struct EmbedLayerNormalization {
       {abi::kInt32, abi::kInt32, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
       {abi::kInt32, abi::kInt32, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
   };
+  static constexpr abi::ElementType cuda_types[][9] = {
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt32, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt32, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt32, abi::kInt64, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt32, abi::kInt32, abi::kInt32, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt64, abi::kInt32, abi::kInt64, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt64, abi::kInt32, abi::kInt32, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt32, abi::kInt32, abi::kInt64, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt32, abi::kInt32, abi::kInt32, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt64, abi::kInt32, abi::kInt64, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt64, abi::kInt32, abi::kInt32, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt32, abi::kInt32, abi::kInt64, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+      {abi::kInt32, abi::kInt32, abi::kInt32, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
   struct Attributes {
     float epsilon;
     template <class Reader>
@@ -114,6 +179,12 @@ struct SkipLayerNormalization {
   static constexpr abi::ElementType types[][7] = {
       {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
   };
+  static constexpr abi::ElementType cuda_types[][7] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
   struct Attributes {
     float epsilon;
     template <class Reader>
@@ -133,6 +204,12 @@ struct BiasGelu {
   static constexpr abi::ElementType types[][3] = {
       {abi::kFloat, abi::kFloat, abi::kFloat},
   };
+  static constexpr abi::ElementType cuda_types[][3] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
   struct Attributes {
     std::string approximate;
     template <class Reader>
@@ -152,6 +229,12 @@ struct VarlenAttention {
   static constexpr abi::ElementType types[][7] = {
       {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
   };
+  static constexpr abi::ElementType cuda_types[][7] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat16, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kBFloat16, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
   struct Attributes {
     int64_t num_heads;
     float scale;
@@ -174,6 +257,12 @@ struct SegmentPooling {
   static constexpr abi::ElementType types[][3] = {
       {abi::kFloat, abi::kInt32, abi::kFloat},
   };
+  static constexpr abi::ElementType cuda_types[][3] = {
+      {abi::kFloat, abi::kInt32, abi::kFloat},
+      {abi::kFloat16, abi::kInt32, abi::kFloat16},
+      {abi::kBFloat16, abi::kInt32, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
   struct Attributes {
     std::string mode;
     template <class Reader>

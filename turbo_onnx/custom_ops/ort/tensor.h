@@ -8,6 +8,7 @@
 #include "custom_ops/ort/abi.h"
 #include "custom_ops/ort/parallel.h"
 #include "custom_ops/ort/status.h"
+#include "custom_ops/ort/widening.h"
 
 namespace turbo_onnx {
 
@@ -19,7 +20,8 @@ inline std::string text(const Shape& shape) {
   return result + "]";
 }
 
-// A tensor of ONNX Runtime's. An absent optional input has no data and `present` is false.
+// A tensor of ONNX Runtime's. An absent optional input has no data and `present` is false. On a device the data is
+// there, and must not be read here.
 struct Tensor {
   bool present = false;
   abi::ElementType type = abi::kUndefined;
@@ -68,9 +70,32 @@ inline void require_vector(const Tensor& tensor, const char* name, size_t length
   }
 }
 
+// The tensor that a value of ONNX Runtime's is.
+inline Tensor describe(const abi::OrtApi* api, abi::OrtValue* value) {
+  Tensor tensor;
+  if (value == nullptr) return tensor;
+  tensor.present = true;
+  abi::OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api, abi::GetTensorTypeAndShape(api, value, &info));
+  struct Release {
+    const abi::OrtApi* api;
+    abi::OrtTensorTypeAndShapeInfo* info;
+    ~Release() { abi::ReleaseTensorTypeAndShapeInfo(api, info); }
+  } release{api, info};
+  size_t rank = 0;
+  check(api, abi::GetTensorElementType(api, info, &tensor.type));
+  check(api, abi::GetDimensionsCount(api, info, &rank));
+  tensor.shape.resize(rank);
+  check(api, abi::GetDimensions(api, info, tensor.shape.data(), rank));
+  check(api, abi::GetTensorMutableData(api, value, &tensor.data));
+  return tensor;
+}
+
 class Context {
  public:
-  Context(const abi::OrtApi* api, abi::OrtKernelContext* context) : api_(api), context_(context) {
+  // With a `widening`, float16 and bfloat16 tensors look like float32 to the operator.
+  Context(const abi::OrtApi* api, abi::OrtKernelContext* context, Widening* widening = nullptr)
+      : api_(api), context_(context), widening_(widening) {
     check(api, abi::KernelContext_GetInputCount(api, context, &inputs_));
     check(api, abi::KernelContext_GetOutputCount(api, context, &outputs_));
   }
@@ -78,7 +103,12 @@ class Context {
   Tensor input(size_t index) const {
     const abi::OrtValue* value = nullptr;
     if (index < inputs_) check(api_, abi::KernelContext_GetInput(api_, context_, index, &value));
-    return describe(const_cast<abi::OrtValue*>(value));
+    Tensor tensor = describe(api_, const_cast<abi::OrtValue*>(value));
+    if (widening_ != nullptr && Widening::applies(tensor.type)) {
+      tensor.data = widening_->input(tensor.data, tensor.type, tensor.count());
+      tensor.type = abi::kFloat;
+    }
+    return tensor;
   }
 
   // Allocates an output and returns its data; null when nothing reads it.
@@ -87,35 +117,28 @@ class Context {
     abi::OrtValue* value = nullptr;
     if (index >= outputs_) return nullptr;
     check(api_, abi::KernelContext_GetOutput(api_, context_, index, shape.data(), shape.size(), &value));
-    void* data = nullptr;
-    if (value != nullptr) check(api_, abi::GetTensorMutableData(api_, value, &data));
-    return static_cast<T*>(data);
+    if (value == nullptr) return nullptr;
+    if (widening_ == nullptr) {
+      void* data = nullptr;
+      check(api_, abi::GetTensorMutableData(api_, value, &data));
+      return static_cast<T*>(data);
+    }
+    const Tensor tensor = describe(api_, value);
+    const bool widened = Widening::applies(tensor.type);
+    return static_cast<T*>(widened ? widening_->output(tensor.data, tensor.type, tensor.count()) : tensor.data);
+  }
+
+  // The stream that a GPU's node has to run on; null is the default stream.
+  void* stream() const {
+    void* stream = nullptr;
+    check(api_, abi::KernelContext_GetGPUComputeStream(api_, context_, &stream));
+    return stream;
   }
 
   // Valid as long as the context.
   Parallel parallel() const { return {const_cast<Context*>(this), &Context::dispatch}; }
 
  private:
-  Tensor describe(abi::OrtValue* value) const {
-    Tensor tensor;
-    if (value == nullptr) return tensor;
-    tensor.present = true;
-    abi::OrtTensorTypeAndShapeInfo* info = nullptr;
-    check(api_, abi::GetTensorTypeAndShape(api_, value, &info));
-    struct Release {
-      const abi::OrtApi* api;
-      abi::OrtTensorTypeAndShapeInfo* info;
-      ~Release() { abi::ReleaseTensorTypeAndShapeInfo(api, info); }
-    } release{api_, info};
-    size_t rank = 0;
-    check(api_, abi::GetTensorElementType(api_, info, &tensor.type));
-    check(api_, abi::GetDimensionsCount(api_, info, &rank));
-    tensor.shape.resize(rank);
-    check(api_, abi::GetDimensions(api_, info, tensor.shape.data(), rank));
-    check(api_, abi::GetTensorMutableData(api_, value, &tensor.data));
-    return tensor;
-  }
-
   static void dispatch(void* self, void (*body)(void*, size_t), size_t total, void* user) {
     const Context& context = *static_cast<Context*>(self);
     check(context.api_, abi::KernelContext_ParallelFor(context.api_, context.context_, body, total, 0, user));
@@ -123,6 +146,7 @@ class Context {
 
   const abi::OrtApi* api_;
   abi::OrtKernelContext* context_;
+  Widening* widening_;
   size_t inputs_ = 0;
   size_t outputs_ = 0;
 };

@@ -1,0 +1,20 @@
+#include "custom_ops/cuda/operators.h"
+
+#include "custom_ops/bias_gelu/cuda.h"
+#include "custom_ops/cuda/runners.h"
+
+namespace turbo_onnx::cuda {
+namespace {
+
+template <class Operator>
+void add(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
+  turbo_onnx::add<Operator, CudaRunner>(ops, provider, Operator::Signature::cuda_types);
+}
+
+}  // namespace
+
+void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
+  add<CudaBiasGelu>(ops, provider);
+}
+
+}  // namespace turbo_onnx::cuda
