@@ -10,7 +10,11 @@ import numpy as np
 import onnx
 
 DOMAIN = "turbo_onnx"
+CUDA_DOMAIN = f"{DOMAIN}.cuda"  # nodes that carry compiled kernels as their last input
+BODY_DOMAIN = f"{DOMAIN}.body"  # nodes that run by their function body, since no kernel can be made for them
+DOMAINS = (DOMAIN, CUDA_DOMAIN, BODY_DOMAIN)
 DOMAIN_VERSION = 1
+KERNELS = "kernels"  # the last input of a node in CUDA_DOMAIN, which no specification lists
 
 HALF_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)")
 
@@ -19,6 +23,11 @@ Dims = tuple[Dim, ...]
 Attributes = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
 ValueType = type[int] | type[float] | type[str]
+
+
+def is_ours(domain: str | None) -> bool:
+    """Whether operators of this domain are those that are declared here."""
+    return domain in DOMAINS
 
 
 @dataclass(frozen=True)

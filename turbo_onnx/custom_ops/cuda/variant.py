@@ -11,11 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from turbo_onnx.custom_ops.specification import DOMAIN
-
-CUDA_DOMAIN = f"{DOMAIN}.cuda"  # nodes that carry compiled kernels as their last input
-BODY_DOMAIN = f"{DOMAIN}.body"  # nodes that run by their function body, since no kernel can be made for them
-
 Constant = int | float | bool | str | None
 _TRITON_TYPES = {
     "float32": "fp32",
