@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace turbo_onnx::cuda {
 
@@ -14,24 +15,21 @@ using CUdeviceptr = uint64_t;
 struct CUctx_st;
 struct CUmod_st;
 struct CUfunc_st;
-struct CUstream_st;
 using CUcontext = CUctx_st*;
 using CUmodule = CUmod_st*;
 using CUfunction = CUfunc_st*;
-using CUstream = CUstream_st*;
+using CUstream = void*;  // as ONNX Runtime hands it over
 
 enum : CUresult {
   kSuccess = 0,
   kInvalidImage = 200,
   kNoBinaryForGpu = 209,
   kInvalidPtx = 218,
-  kUnsupportedPtxVersion = 222,
   kJitCompilerNotFound = 221,
+  kUnsupportedPtxVersion = 222,
 };
 
 enum Attribute : int {
-  kMaxGridY = 6,
-  kMaxGridZ = 7,
   kComputeCapabilityMajor = 75,
   kComputeCapabilityMinor = 76,
   kMaxSharedMemoryOptin = 97,
@@ -62,10 +60,17 @@ struct Driver {
 };
 
 // Opens libcuda.so.1, or the file that TURBO_ONNX_CUDA_DRIVER names, the first time. Throws a sentence if it is not
-// there or lacks a function; the next call tries again.
+// there, lacks a function or finds no device; the next call tries again.
 const Driver& driver();
 
-// Throws "WHAT failed: NAME (the driver's text)" unless the result is kSuccess.
-void check(CUresult result, const std::string& what);
+// A result in the driver's words: "NAME (text)".
+std::string message(CUresult result);
+
+[[noreturn]] void fail(CUresult result, std::string_view what);
+
+// Throws "WHAT failed: NAME (text)" unless the result is kSuccess.
+inline void check(CUresult result, std::string_view what) {
+  if (result != kSuccess) fail(result, what);
+}
 
 }  // namespace turbo_onnx::cuda

@@ -2,34 +2,33 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
-#include <type_traits>
 
 #include "custom_ops/cuda/driver.h"
 #include "custom_ops/ort/abi.h"
 
 namespace turbo_onnx::cuda {
 
-class Archive;
-
 // The text by which a kernel is found, as `variant.key` in Python writes it: `name;type;...;value=number;...`.
 class Key {
  public:
-  explicit Key(const char* name) : text_(name) {}
+  explicit Key(const char* name) {
+    text_.reserve(kUsualLength);
+    text_ += name;
+  }
 
   // Appends an element type by its NumPy name: float32, float16, bfloat16, float64, int64, int32, bool.
   Key& type(abi::ElementType type);
-  Key& value(const char* name, int64_t number) {
-    text_ += std::string(";") + name + "=" + std::to_string(number);
-    return *this;
-  }
+  // Appends a size or a flag that the kernel is specialised for.
+  Key& value(const char* name, int64_t number);
 
   const std::string& text() const { return text_; }
 
  private:
+  static constexpr size_t kUsualLength = 128;  // room for it is taken once
   std::string text_;
 };
 
@@ -77,19 +76,32 @@ class Kernels {
   //   kernels.launch(stream, Key("bias_gelu").type(x.type).value("width", w),
   //                  [&](Tile tile) { return Grid{tiles(rows, tile.x), tiles(w, tile.y)}; }, x.data, output);
   template <class MakeGrid, class... Arguments>
-  void launch(CUstream stream, const Key& key, MakeGrid&& grid, const Arguments&... arguments) const {
+  void launch(CUstream stream, const Key& key, const MakeGrid& grid, const Arguments&... arguments) const {
     const std::array<Argument, sizeof...(Arguments)> list{Argument(arguments)...};
-    launch(stream, key.text(), std::function<Grid(Tile)>(grid), list.data(), list.size());
+    void* parameters[sizeof...(Arguments) + kScratchPointers];
+    const GridMaker maker{&grid,
+                          [](const void* make, Tile tile) { return (*static_cast<const MakeGrid*>(make))(tile); }};
+    launch(stream, key.text(), maker, list.data(), list.size(), parameters);
   }
 
   // Copies one int32 from the device to the host. This waits for the stream, and is the only thing here that does.
   int32_t read(CUstream stream, const int32_t* device) const;
 
  private:
-  void launch(CUstream stream, const std::string& key, const std::function<Grid(Tile)>& grid, const Argument* arguments,
-              size_t count) const;
+  struct State;
 
-  std::unique_ptr<Archive> archive_;
+  // A function from Tile to Grid that is only called while it exists.
+  struct GridMaker {
+    const void* make;
+    Grid (*call)(const void* make, Tile);
+  };
+  static constexpr size_t kScratchPointers = 2;  // Triton's last two parameters; its kernels here do not use them
+
+  // `parameters` is room for the addresses of `count` arguments and of the scratch pointers.
+  void launch(CUstream stream, const std::string& key, GridMaker grid, const Argument* arguments, size_t count,
+              void** parameters) const;
+
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace turbo_onnx::cuda
