@@ -1,0 +1,140 @@
+"""Run one node on its compiled kernels without a GPU.
+
+ONNX Runtime calls the C++ operator, which launches through the fake driver, which calls back here; the kernel is then
+interpreted on the same memory. What is real: the kernel's source, the operator, its choice of kernel, the grid, the
+arguments. What is not: the machine code and the device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from tests.cuda import fake_driver
+from tests.custom_ops.single_node import Array, Case, model
+from turbo_onnx.custom_ops import spec
+from turbo_onnx.custom_ops.cuda.archive import Code, Rule, pack
+from turbo_onnx.custom_ops.cuda.lookup import variants_of
+from turbo_onnx.custom_ops.cuda.variant import Use, Variant
+from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN
+
+ROOT = Path(__file__).parents[2]
+CAPABILITY = 90
+_LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
+
+
+@functools.cache
+def _library() -> str:
+    """The library's path. Also puts the fake driver in the driver's place and the interpreter behind it."""
+    folder = Path(tempfile.mkdtemp(prefix="turbo-onnx-tests-"))
+    driver = fake_driver.build(folder)
+    os.environ["TURBO_ONNX_CUDA_DRIVER"] = str(driver)
+    fake_driver.FakeDriver(driver).set_launch(_launch)
+    sources = [ROOT / "tests/cuda/register.cc", *sorted((ROOT / "turbo_onnx/custom_ops/cuda").glob("*.cc"))]
+    return str(fake_driver.build_shared(folder / "operators.so", sources, "-O1"))
+
+
+_variants: dict[str, Variant] = {}
+_errors: list[BaseException] = []
+
+
+def _launch(image: str, symbol: str, grid: Sequence[int], block: int, shared: int, parameters: int) -> int:
+    """What the fake driver calls for a launch. `parameters`: the address of an array of addresses of arguments."""
+    from tests.cuda.interpreter import interpret
+
+    try:
+        variant = _variants[image.split(" ", 3)[3]]
+        assert symbol == variant.function
+        assert block == 32 * variant.num_warps
+        count = len(variant.arguments)
+        addresses = (ctypes.c_void_p * (count + 2)).from_address(parameters)
+        scratch = [ctypes.c_uint64.from_address(addresses[i] or 0).value for i in (count, count + 1)]
+        assert scratch == [0, 0]
+        interpret(variant, grid, [int(address or 0) for address in addresses[:count]])
+    except BaseException as error:
+        _errors.append(error)
+        return 1
+    return 0
+
+
+def use_of(case: Case) -> Use:
+    """What the optimizer would know of the node: widths and the shapes of weights, but not how many rows there are."""
+    declared = spec(case.operator)
+    expected = case.expected()
+    named = dict(case.feeds) | dict(zip((o.name for o in declared.outputs), expected, strict=False))
+    shapes = {name: _known_shape(case.operator, name, array) for name, array in named.items()}
+    return Use(case.operator, {n: a.dtype.name for n, a in named.items()}, shapes, case.complete_attributes)
+
+
+def _known_shape(operator: str, name: str, array: Array) -> tuple[int | str, ...]:
+    unknown = {0} if array.ndim != 1 or array.dtype.kind != "f" else set()
+    if array.ndim > 2 and operator != "RestorePadding":
+        unknown |= set(range(1, array.ndim - 1))
+    if name == "mask" or (array.dtype.kind != "f" and operator != "RestorePadding"):
+        unknown = set(range(array.ndim))
+    return tuple(f"{name}_{axis}" if axis in unknown else size for axis, size in enumerate(array.shape))
+
+
+def fake_archive(variants: Iterable[Variant]) -> bytes:
+    """An archive whose code is the text by which the fake driver knows kernels."""
+    codes = []
+    for variant in variants:
+        letters = "".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in variant.arguments.values())
+        data = f"FAKE {CAPABILITY} {int(Rule.EXACT)} {variant.key}\0".encode()
+        codes += [
+            Code(
+                variant.key,
+                CAPABILITY,
+                Rule.EXACT,
+                aligned,
+                variant.function,
+                letters,
+                variant.num_warps,
+                0,
+                variant.tile,
+                data,
+            )
+            for aligned in (True, False)
+        ]
+    return pack(codes)
+
+
+def with_kernels(case: Case) -> onnx.ModelProto:
+    """The case as the optimizer would leave it for CUDA."""
+    proto = model(case)
+    del proto.functions[:]
+    variants = variants_of(use_of(case), CAPABILITY)
+    _variants.update((variant.key, variant) for variant in variants)
+    archive = np.frombuffer(fake_archive(variants), np.uint8)
+    proto.graph.initializer.append(numpy_helper.from_array(archive, "kernels"))
+    (node,) = proto.graph.node
+    missing = len(spec(case.operator).inputs) - len(node.input)
+    node.input.extend([*[""] * missing, "kernels"])
+    node.domain = CUDA_DOMAIN
+    for opset in proto.opset_import:
+        if opset.domain == DOMAIN:
+            opset.domain = CUDA_DOMAIN
+    return proto
+
+
+def by_device(case: Case) -> list[Array]:
+    """What the compiled kernels' sources give."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(_library())
+    session = ort.InferenceSession(with_kernels(case).SerializeToString(), options, ["CPUExecutionProvider"])
+    try:
+        return list(session.run(None, case.feeds))
+    except Exception:
+        if _errors:
+            raise _errors.pop() from None
+        raise

@@ -1,0 +1,35 @@
+"""Run the tests that need Triton's interpreter, in a process whose Triton interprets.
+
+ONNX Runtime, the C++ operators and the launcher are those that are shipped; the driver is fake, and the kernels are
+interpreted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cuda.fake_driver import compiler
+
+FOLDER = Path(__file__).with_name("interpreted")
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("file", FILES)
+def test_interpreted(file):
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / file)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
