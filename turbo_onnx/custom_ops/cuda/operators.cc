@@ -2,6 +2,7 @@
 
 #include "custom_ops/bias_gelu/cuda.h"
 #include "custom_ops/cuda/runners.h"
+#include "custom_ops/skip_layer_normalization/cuda.h"
 
 namespace turbo_onnx::cuda {
 namespace {
@@ -15,6 +16,7 @@ void add(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
 
 void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
   add<CudaBiasGelu>(ops, provider);
+  add<CudaSkipLayerNormalization>(ops, provider);
 }
 
 }  // namespace turbo_onnx::cuda

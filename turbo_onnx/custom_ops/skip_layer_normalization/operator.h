@@ -15,23 +15,34 @@ class SkipLayerNormalization {
 
   explicit SkipLayerNormalization(const Signature::Attributes& attributes) : epsilon_(attributes.epsilon) {}
 
+  // The inputs of one run, whose shapes fit each other, and their sizes.
+  struct Operands {
+    Tensor x, skip, gamma, beta, bias;
+    size_t rows, width;
+
+    explicit Operands(const Context& context)
+        : x(context.input(In::x)),
+          skip(context.input(In::skip)),
+          gamma(context.input(In::gamma)),
+          beta(context.input(In::beta)),
+          bias(context.input(In::bias)) {
+      require(!x.shape.empty(), "x is a scalar, but must have rows");
+      require(x.shape == skip.shape, "x has shape ", x.shape, ", but skip has ", skip.shape);
+      rows = x.count(0, x.shape.size() - 1);
+      width = x.last_dimension();
+      require_vector(gamma, "gamma", width);
+      require_vector(beta, "beta", width);
+      require_vector(bias, "bias", width);
+    }
+  };
+
   void compute(const Context& context, const Kernels& kernels) const {
-    const Tensor x = context.input(In::x);
-    const Tensor skip = context.input(In::skip);
-    const Tensor gamma = context.input(In::gamma);
-    const Tensor beta = context.input(In::beta);
-    const Tensor bias = context.input(In::bias);
-    require(!x.shape.empty(), "x is a scalar, but must have rows");
-    require(x.shape == skip.shape, "x has shape ", x.shape, ", but skip has ", skip.shape);
-    const size_t width = x.last_dimension();
-    require_vector(gamma, "gamma", width);
-    require_vector(beta, "beta", width);
-    require_vector(bias, "bias", width);
-    float* output = context.output<float>(Out::output, x.shape);
-    float* sum = context.output<float>(Out::sum, x.shape);
-    kernels.skip_layer_normalization(x.as<float>(), skip.as<float>(), gamma.as<float>(), beta.as<float>(),
-                                     bias.as<float>(), epsilon_, output, sum, x.count(0, x.shape.size() - 1), width,
-                                     context.parallel());
+    const Operands operands(context);
+    float* output = context.output<float>(Out::output, operands.x.shape);
+    float* sum = context.output<float>(Out::sum, operands.x.shape);
+    kernels.skip_layer_normalization(operands.x.as<float>(), operands.skip.as<float>(), operands.gamma.as<float>(),
+                                     operands.beta.as<float>(), operands.bias.as<float>(), epsilon_, output, sum,
+                                     operands.rows, operands.width, context.parallel());
   }
 
  private:
