@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from tests.cuda import fake_driver
-from tests.custom_ops.single_node import Array, Case, model
+from tests.custom_ops.single_node import Array, Case, between_casts
 from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda.archive import Code, Rule, pack
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
-from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN
 
 ROOT = Path(__file__).parents[2]
 CAPABILITY = 90
+ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 _LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
 
@@ -66,13 +66,13 @@ def _launch(image: str, symbol: str, grid: Sequence[int], block: int, shared: in
     return 0
 
 
-def use_of(case: Case) -> Use:
+def use_of(case: Case, element: str = "float32") -> Use:
     """What the optimizer would know of the node: widths and the shapes of weights, but not how many rows there are."""
     declared = spec(case.operator)
-    expected = case.expected()
-    named = dict(case.feeds) | dict(zip((o.name for o in declared.outputs), expected, strict=False))
+    named = dict(case.feeds) | dict(zip((o.name for o in declared.outputs), case.expected(), strict=False))
+    types = {name: element if array.dtype == np.float32 else array.dtype.name for name, array in named.items()}
     shapes = {name: _known_shape(case.operator, name, array) for name, array in named.items()}
-    return Use(case.operator, {n: a.dtype.name for n, a in named.items()}, shapes, case.complete_attributes)
+    return Use(case.operator, types, shapes, case.complete_attributes)
 
 
 def _known_shape(operator: str, name: str, array: Array) -> tuple[int | str, ...]:
@@ -108,30 +108,21 @@ def fake_archive(variants: Iterable[Variant]) -> bytes:
     return pack(codes)
 
 
-def with_kernels(case: Case) -> onnx.ModelProto:
-    """The case as the optimizer would leave it for CUDA."""
-    proto = model(case)
-    del proto.functions[:]
-    variants = variants_of(use_of(case), CAPABILITY)
+def with_kernels(case: Case, element: str = "float32") -> onnx.ModelProto:
+    """The case as the optimizer would leave it for CUDA, in an element type that is given by its NumPy name."""
+    variants = variants_of(use_of(case, element), CAPABILITY)
     _variants.update((variant.key, variant) for variant in variants)
-    archive = np.frombuffer(fake_archive(variants), np.uint8)
-    proto.graph.initializer.append(numpy_helper.from_array(archive, "kernels"))
-    (node,) = proto.graph.node
-    missing = len(spec(case.operator).inputs) - len(node.input)
-    node.input.extend([*[""] * missing, "kernels"])
-    node.domain = CUDA_DOMAIN
-    for opset in proto.opset_import:
-        if opset.domain == DOMAIN:
-            opset.domain = CUDA_DOMAIN
-    return proto
+    archive = numpy_helper.from_array(np.frombuffer(fake_archive(variants), np.uint8), "kernels")
+    return between_casts(case, ELEMENTS[element], archive)
 
 
-def by_device(case: Case) -> list[Array]:
+def by_device(case: Case, element: str = "float32") -> list[Array]:
     """What the compiled kernels' sources give."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(_library())
-    session = ort.InferenceSession(with_kernels(case).SerializeToString(), options, ["CPUExecutionProvider"])
+    proto = with_kernels(case, element)
+    session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     try:
         return list(session.run(None, case.feeds))
     except Exception:

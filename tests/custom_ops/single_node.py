@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import TensorProto, helper
 
 from turbo_onnx import runtime
 from turbo_onnx.custom_ops import SPECS, functions, spec
-from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN
 
 Array = np.ndarray[Any, Any]
 SMALLEST_IR_VERSION = 8
@@ -60,6 +60,43 @@ def model(case: Case, opset: int = 17) -> onnx.ModelProto:
     return result
 
 
+def rounded(case: Case, element: int) -> Case:
+    """The case with the float32 values that are left when they are stored in the ONNX element type."""
+    inputs = [_rounded(value, element) for value in case.inputs]
+    return Case(case.operator, inputs, case.attributes, case.outputs)
+
+
+def _rounded(value: Array | None, element: int) -> Array | None:
+    if value is None or value.dtype != np.float32:
+        return value
+    return value.astype(helper.tensor_dtype_to_np_dtype(element)).astype(np.float32)
+
+
+def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.ModelProto:
+    """The case in the domain of compiled kernels, in another element type than float32.
+
+    Inputs and outputs of the model stay float32, since a session takes no bfloat16 arrays.
+    """
+    proto = without_body(case)
+    (node,) = proto.graph.node
+    node.domain = CUDA_DOMAIN
+    node.input.extend([*[""] * (len(spec(case.operator).inputs) - len(node.input)), kernels.name])
+    proto.graph.initializer.append(kernels)
+    if element != TensorProto.FLOAT:
+        floats = [name for name, value in case.feeds.items() if value.dtype == np.float32]
+        outputs = [n for n, value in zip(node.output, case.expected(), strict=False) if value.dtype == np.float32]
+        before = [helper.make_node("Cast", [name], [f"{name}_half"], to=element) for name in floats]
+        after = [helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT) for name in outputs]
+        node.input[:] = [f"{name}_half" if name in floats else name for name in node.input]
+        node.output[:] = [f"{name}_half" if name in outputs else name for name in node.output]
+        nodes = [*before, node, *after]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+    for opset in proto.opset_import:
+        opset.domain = opset.domain.replace(DOMAIN, CUDA_DOMAIN)
+    return proto
+
+
 def by_definition(case: Case, opset: int = 17) -> list[Array]:
     """What stock ONNX Runtime makes of the function body."""
     session = ort.InferenceSession(model(case, opset).SerializeToString(), providers=["CPUExecutionProvider"])
@@ -70,14 +107,15 @@ def by_kernel(case: Case, threads: int = 1) -> list[Array]:
     """What the kernel gives."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session = runtime.InferenceSession(without_functions(model(case)), options)
+    session = runtime.InferenceSession(without_body(case).SerializeToString(), options)
     return list(session.run(None, case.feeds))
 
 
-def without_functions(proto: onnx.ModelProto) -> bytes:
-    """The model without definitions: only a kernel can run it."""
+def without_body(case: Case) -> onnx.ModelProto:
+    """The case as a model without definitions: only a kernel can run it."""
+    proto = model(case)
     del proto.functions[:]
-    return proto.SerializeToString()
+    return proto
 
 
 def assert_equal(actual: Sequence[Array], expected: Sequence[Array], tolerance: float = 1e-5) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.cuda.device import by_device
+from tests.cuda.device import ELEMENTS, by_device
 from tests.custom_ops.cases import cases
-from tests.custom_ops.single_node import Case, assert_equal
+from tests.custom_ops.single_node import assert_equal, rounded
 from turbo_onnx.custom_ops import SPECS
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-HALF_TOLERANCE = 2e-3  # two units in the last place of the largest value
+UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # in the last place of 1
 
 
 @pytest.mark.parametrize("operator", [spec.name for spec in SPECS])
@@ -25,26 +25,15 @@ def test_the_kernel_gives_what_the_reference_says(operator: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("element", list(UNITS))
 @pytest.mark.parametrize("operator", [spec.name for spec in SPECS if spec.cuda_types != spec.kernel_types])
-def test_the_kernel_gives_what_the_reference_says_in_half_precision(operator: str) -> None:
+def test_the_kernel_gives_what_the_reference_says_in_half_precision(operator: str, element: str) -> None:
     @settings(QUICK, max_examples=15)
     @given(cases(operator))
     def check(case) -> None:
-        half = in_half_precision(case)
-        exact = Case(half.operator, [widened(x) for x in half.inputs], half.attributes, half.outputs).expected()
-        for actual, expected in zip(by_device(half), exact, strict=True):
-            assert actual.dtype == np.float16
+        stored = rounded(case, ELEMENTS[element])
+        for actual, expected in zip(by_device(stored, element), stored.expected(), strict=True):
             scale = max(1.0, float(np.abs(expected).max(initial=0.0, where=np.isfinite(expected))))
-            np.testing.assert_allclose(actual, expected, rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE * scale)
+            np.testing.assert_allclose(actual, expected, rtol=2 * UNITS[element], atol=2 * UNITS[element] * scale)
 
     check()
-
-
-def in_half_precision(case: Case) -> Case:
-    """The case with float16 in place of float32."""
-    inputs = [x.astype(np.float16) if x is not None and x.dtype == np.float32 else x for x in case.inputs]
-    return Case(case.operator, inputs, case.attributes, case.outputs)
-
-
-def widened(array):
-    return array.astype(np.float32) if array is not None and array.dtype == np.float16 else array
