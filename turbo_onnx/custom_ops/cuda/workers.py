@@ -1,0 +1,118 @@
+"""A few processes that each do one job after the other, and whose death is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from turbo_onnx.custom_ops.cuda.toolchain import Toolchain
+
+_JOBS_EACH = 2  # fewer are not worth another process, which takes a second to start
+
+
+class JobError(Exception):
+    """A job failed. `index` says which, the message why."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def run(module: str, jobs: Sequence[Mapping[str, Any]], tools: Toolchain) -> list[dict[str, Any]]:
+    """Do the jobs, on all cores.
+
+    Args:
+        module: what each process runs; it reads jobs from stdin and writes answers to stdout, as JSON, one a line.
+        jobs: as JSON objects.
+        tools: makes the environment.
+
+    Returns:
+        The answers, in the order of the jobs.
+
+    Raises:
+        JobError: a process ended without an answer, or answered that it failed. No process is left.
+    """
+    if not jobs:
+        return []
+    crew = _Crew(module, jobs, tools)
+    count = min(os.cpu_count() or 1, -(-len(jobs) // _JOBS_EACH))
+    with (
+        TemporaryDirectory(prefix="turbo-onnx-", ignore_cleanup_errors=True) as name,
+        ThreadPoolExecutor(count) as pool,  # a thread for each process, which only waits for it
+    ):
+        try:
+            for done in as_completed([pool.submit(crew.serve, Path(name, str(number))) for number in range(count)]):
+                done.result()
+        finally:  # also where the user interrupts
+            crew.dismiss()
+    return crew.answers
+
+
+class _Crew:
+    def __init__(self, module: str, jobs: Sequence[Mapping[str, Any]], tools: Toolchain) -> None:
+        self.answers: list[dict[str, Any]] = [{} for _ in jobs]
+        self._command = [sys.executable, "-P", "-m", module]
+        self._jobs = jobs
+        self._tools = tools
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in range(len(jobs)):
+            self._waiting.put(index)
+        self._over = threading.Event()
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def serve(self, folder: Path) -> None:
+        """Give one process jobs until there are no more. It may write to the folder."""
+        folder.mkdir()
+        with (folder / "log").open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._tools.environment(folder),
+                encoding="utf-8",
+            )
+        self._processes.append(process)
+        try:
+            while not self._over.is_set():
+                index = self._waiting.get_nowait()
+                self.answers[index] = self._answer(process, index, folder / "log")
+        except queue.Empty:
+            pass
+        finally:
+            process.kill()
+            process.communicate()
+
+    def dismiss(self) -> None:
+        """End all processes, and with them what waits for their answers."""
+        self._over.set()
+        for process in self._processes:
+            process.kill()
+
+    def _answer(self, process: subprocess.Popen[str], index: int, log: Path) -> dict[str, Any]:
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # the end of stdout tells
+            process.stdin.write(json.dumps(self._jobs[index]) + "\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise JobError(index, f"the compiler ended with {process.wait()}: {_last_words(log)}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise JobError(index, answer["error"])
+        return answer
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "it said nothing")
