@@ -11,12 +11,15 @@ import turbo_onnx
 PACKAGE = Path(turbo_onnx.__file__).parent
 
 FLOORS = (
-    ("turbo_onnx", "errors", "dims"),
+    ("turbo_onnx", "errors", "dims", "precision"),
     ("custom_ops", "runtime", "graph"),
     ("serialization", "model", "attributes", "sessions"),
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
-    ("options", "padding_mask", "verify_inputs", "counted", "verify", "report", "report_text"),
+    (
+        *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation"),
+        *("report", "report_text"),
+    ),
     ("pipeline",),
     ("optimizer", "comparison", "inspection"),
     ("cli",),

@@ -56,10 +56,19 @@ def cli() -> None:
     show_default=True,
     help="Remove padding where it pays, wherever it can be done, or never.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="What to compute in, as far as the result allows it.",
+)
 @click.option("--passes", type=_Names(), help="Run only these passes.")
 @click.option("--skip-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with the original.")
-@click.option("--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too.")
+@click.option(
+    "--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too, and calibrate on them."
+)
 @click.option("--require-fusion", is_flag=True, help="Exit with 4 unless there is attention and all of it was fused.")
 @click.option("--report", "report_file", type=_MODEL, metavar="FILE", help="Write the report: .json, .html, .md, .txt.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -69,6 +78,7 @@ def optimize(
     model: Path,
     output: Path | None,
     packing: Any,
+    precision: Any,
     passes: Sequence[str] | None,
     skip_passes: Sequence[str],
     no_verify: bool,
@@ -91,6 +101,7 @@ def optimize(
             model,
             output=target,
             packing=packing,
+            precision=precision,
             passes=passes,
             skip_passes=skip_passes,
             verify=not no_verify,
@@ -135,7 +146,8 @@ def inspect(model: Path, as_json: bool) -> None:
 @click.argument("model", type=_MODEL)
 @click.option("--pass", "only", metavar="PASS", help="Only what this pass has to say.")
 @click.option("--packing", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
-def explain(model: Path, only: str | None, packing: Any) -> None:
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
+def explain(model: Path, only: str | None, packing: Any, precision: Any) -> None:
     """Say what would be done to a model, what would not, and why."""
     from turbo_onnx import optimizer, pipeline, report_text
 
@@ -143,7 +155,7 @@ def explain(model: Path, only: str | None, packing: Any) -> None:
     if only is not None and only not in names:
         raise InputError(f"there is no pass '{only}'; the passes are {', '.join(names)}.")
     with _progress() as progress:
-        result = optimizer.optimize(model, packing=packing, verify=False, progress=progress)
+        result = optimizer.optimize(model, packing=packing, precision=precision, verify=False, progress=progress)
     _print(report_text.explain(result.report, only))
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from turbo_onnx.emulation import runnable_on_cpu
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.padding_mask import computed_mask
+from turbo_onnx.precision import PRECISIONS
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import TOLERANCES, Tolerance, Verification, load_cases, verify
@@ -26,12 +28,13 @@ def compare_files(
 ) -> Verification:
     """Run both models on ragged inputs and compare their outputs.
 
-    Where `after` says that padding was removed from it, only rows of real tokens are compared.
+    Where `after` says that padding was removed from it, only rows of real tokens are compared; where it says that it
+    computes in half precision, the tolerance is that of its type.
 
     Args:
         before: the reference.
         after: what is compared with it.
-        atol: in |after - before| <= atol + rtol · |before|; without it and `rtol`, `TOLERANCES` hold.
+        atol: in |after - before| <= atol + rtol · |before|; without it and `rtol`, those of the types hold.
         rtol: see `atol`.
         seed: for the inputs that are made.
         inputs: `.npz` files with further inputs.
@@ -56,17 +59,20 @@ def compare_files(
     tolerance = None
     if atol is not None or rtol is not None:
         usual = TOLERANCES["float32"]
-        tolerance = Tolerance(usual.rtol if rtol is None else rtol, usual.atol if atol is None else atol, scaled=False)
-    return verify(
-        before,
-        after,
-        specs,
-        mask=computed_mask(second) if mask is not None and mask not in names else mask,
-        first_token=bool(facts.get("first_token_pooling")),
-        own_cases=cases,
-        tolerance=tolerance,
-        seed=seed,
-    )
+        tolerance = Tolerance(usual.rtol if rtol is None else rtol, usual.atol if atol is None else atol, "one")
+    made_in = artifact.options.get("precision") if artifact is not None else None
+    with runnable_on_cpu(second, after) as candidate:
+        return verify(
+            before,
+            candidate,
+            specs,
+            mask=computed_mask(second) if mask is not None and mask not in names else mask,
+            first_token=bool(facts.get("first_token_pooling")),
+            own_cases=cases,
+            tolerance=tolerance,
+            precision=next((precision for precision in PRECISIONS if precision == made_in), "fp32"),
+            seed=seed,
+        )
 
 
 def sentences(result: Verification) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import __version__, pipeline
+from turbo_onnx.calibration import Samples, magnitudes
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.emulation import runnable_on_cpu
 from turbo_onnx.errors import FusionRequiredError, OutputError
 from turbo_onnx.graph import is_op
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
 from turbo_onnx.padding_mask import computed_mask
+from turbo_onnx.passes.convert_precision import ConvertPrecision
+from turbo_onnx.precision import Precision
 from turbo_onnx.report import Report
 from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.metadata import Artifact
@@ -78,6 +82,7 @@ def optimize(
     require_fusion: bool = False,
     external: bool | None = None,
     target: str = "cpu",
+    precision: Precision = "fp32",
     checks: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
@@ -90,10 +95,12 @@ def optimize(
         passes: run only these passes; None for all.
         skip_passes: leave these out.
         verify: run both models on ragged inputs and compare, before anything is written.
-        inputs: further inputs to compare on: `.npz` files, or arrays by input name.
+        inputs: further inputs to compare on, and to learn the range of the numbers from where they go to half
+            precision: `.npz` files, or arrays by input name.
         require_fusion: fail unless the model has attention and all of it was fused.
         external: keep weights of 1 KiB and more in `OUTPUT.data`; None: only over 2 GB.
         target: what the result will run on.
+        precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16".
         checks: check the graph after every pass (slow; for development).
         progress: called with what is done next.
 
@@ -110,6 +117,7 @@ def optimize(
         verify=verify,
         require_fusion=require_fusion,
         target=target,
+        precision=precision,
         checks=checks,
     )
     steps = pipeline.select(options)
@@ -121,6 +129,8 @@ def optimize(
         check_output(loaded, path)
     specs = describe(loaded)
     cases = _own_cases(inputs, specs)
+    measure = partial(magnitudes, samples=Samples(specs, cases))
+    steps = [ConvertPrecision(precision, measure) if isinstance(step, ConvertPrecision) else step for step in steps]
 
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
     report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)
@@ -139,7 +149,7 @@ def optimize(
             loaded.write(folder, name, external)
             if verify:
                 say("verify")
-                report.verify = _verify(loaded, folder / name, specs, report, cases)
+                report.verify = _verify(loaded, folder / name, specs, report, cases, precision)
                 require(report.verify, report.model)
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
@@ -211,7 +221,12 @@ def _own_cases(inputs: Inputs | Sequence[str | Path] | None, specs: Sequence[Inp
 
 
 def _verify(
-    model: Model, written: Path, specs: Sequence[InputSpec], report: Report, cases: Mapping[str, Feed]
+    model: Model,
+    written: Path,
+    specs: Sequence[InputSpec],
+    report: Report,
+    cases: Mapping[str, Feed],
+    precision: Precision,
 ) -> Verification:
     assert model.origin is not None
     source = model.path if model.path is not None else bytes(model.origin.file.content)
@@ -219,7 +234,16 @@ def _verify(
     mask = str(mask) if report.packed and mask is not None else None
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
     real = computed_mask(model) if mask is not None and mask not in {s.name for s in specs} else mask
-    return verify(source, written, known, mask=real, first_token=report.first_token_pooling, own_cases=cases)
+    with runnable_on_cpu(model, written) as candidate:
+        return verify(
+            source,
+            candidate,
+            known,
+            mask=real,
+            first_token=report.first_token_pooling,
+            own_cases=cases,
+            precision=precision,
+        )
 
 
 def _notes(report: Report) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from turbo_onnx.errors import InputError
+from turbo_onnx.precision import PRECISIONS, Precision
 
 Packing = Literal["auto", "on", "off"]
 PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
@@ -23,6 +24,7 @@ class Options:
         verify: compare the result with the original before it is written.
         require_fusion: fail if an attention was found and not fused, or if none was.
         target: what the model will run on.
+        precision: what to compute in, as far as the result allows it.
         checks: check the graph after every pass (slow; for development).
     """
 
@@ -32,6 +34,7 @@ class Options:
     verify: bool = True
     require_fusion: bool = False
     target: str = "cpu"
+    precision: Precision = "fp32"
     checks: bool = False
 
     def __post_init__(self) -> None:
@@ -40,6 +43,10 @@ class Options:
             raise InputError(f"packing is '{self.packing}'; choose one of {', '.join(PACKINGS)}.")
         if self.target not in TARGETS:
             raise InputError(f"target is '{self.target}'; choose one of {', '.join(TARGETS)}.")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}.")
+        if self.precision != "fp32" and self.target == "cpu":
+            raise InputError(f"precision {self.precision} is for target cuda: the CPU has hardly any kernels for it.")
 
     def recorded(self) -> dict[str, object]:
         """The options that change the result, for the artifact's metadata."""
@@ -48,4 +55,5 @@ class Options:
             "passes": None if self.passes is None else sorted(self.passes),
             "skip_passes": sorted(self.skip_passes),
             "target": self.target,
+            "precision": self.precision,
         }

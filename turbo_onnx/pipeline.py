@@ -17,6 +17,7 @@ from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.cancel_transposes import CancelTransposes
 from turbo_onnx.passes.convert_constants import ConvertConstants
+from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
@@ -69,8 +70,16 @@ LOWER: tuple[Pass, ...] = (
     LowerAttention(),
     LowerGelu(),
 )
+CONVERT: tuple[Pass, ...] = (ConvertPrecision(),)
 
-STAGES: Mapping[str, tuple[Pass, ...]] = {"clean": CLEAN, "raise": RAISE, "pack": PACK, "fuse": FUSE, "lower": LOWER}
+STAGES: Mapping[str, tuple[Pass, ...]] = {
+    "clean": CLEAN,
+    "raise": RAISE,
+    "pack": PACK,
+    "fuse": FUSE,
+    "lower": LOWER,
+    "convert": CONVERT,
+}
 
 
 def passes() -> list[Pass]:
@@ -80,6 +89,8 @@ def passes() -> list[Pass]:
 
 def select(options: Options) -> list[Pass]:
     """The passes that the options ask for; those that lower raised operators always run.
+
+    A precision other than float32 asks for the pass that converts to it, whatever else is chosen.
 
     Raises:
         InputError: an option names a pass that there is not.
@@ -93,10 +104,12 @@ def select(options: Options) -> list[Pass]:
         skipped |= {step.name for step in PACK}
     chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
     chosen = [step for step in chosen if step.name not in skipped]
+    asked = CONVERT if options.precision != "fp32" else ()
+    chosen += [step for step in asked if step.name not in skipped]
     kept = [step for step in passes() if step in LOWER or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
-    return kept
+    return [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
 
 
 def run(

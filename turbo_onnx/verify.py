@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,22 +21,26 @@ import numpy as np
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.padding_mask import ReadMask
+from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import Session, explain, library_available, open_session
 from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
 
 Array = np.ndarray[Any, Any]
+Unit = Literal["largest", "deviation", "one"]
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|after - before| <= atol · (largest |before| of the output) + rtol · |before|, element by element.
+    """|after - before| <= atol · unit + rtol · |before|, element by element.
 
-    Not `scaled`, the first term is `atol` alone.
+    Attributes:
+        rtol, atol: as there.
+        unit: the largest |before| of the output in the case; the standard deviation of the output over all cases; or 1.
     """
 
     rtol: float
     atol: float
-    scaled: bool = True
+    unit: Unit = "largest"
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
@@ -46,6 +50,14 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "float32": Tolerance(1e-5, 1e-5),
     "float16": Tolerance(4e-3, 4e-3),
     "bfloat16": Tolerance(3e-2, 3e-2),
+}
+HALF_TOLERANCES: Mapping[str, Tolerance] = {
+    # By what a model was converted to. Errors of half precision are noise of about one size on all elements of an
+    # output, so they are compared with how much the output varies, plus a few roundings of each number. Over some tens
+    # of layers, real encoders show up to half of it: 1e-2 in float16, and eight times that in bfloat16, whose roundings
+    # are eight times as large.
+    "fp16": Tolerance(4 * 2.0**-11, 2e-2, "deviation"),
+    "bf16": Tolerance(4 * 2.0**-8, 16e-2, "deviation"),
 }
 BODIES_FACTOR = 10.0
 """What the function bodies are allowed more: they are the fallback, and add in another order than the kernels."""
@@ -91,6 +103,7 @@ def verify(
     first_token: bool = False,
     own_cases: Mapping[str, Feed] | None = None,
     tolerance: Tolerance | None = None,
+    precision: Precision = "fp32",
     seed: int = 0,
 ) -> Verification:
     """Run both models on ragged inputs and compare their outputs.
@@ -103,16 +116,20 @@ def verify(
             is compared.
         first_token: whether the result pools the first token of each sequence, which is then the first real one.
         own_cases: inputs of the caller's, by the name of the case.
-        tolerance: for every floating-point type, instead of `TOLERANCES`.
+        tolerance: for every floating-point type, instead of `TOLERANCES` and `HALF_TOLERANCES`.
+        precision: what the candidate was converted to.
         seed: for the inputs that are made.
     """
     result = Verification()
-    cases = _reference(before, specs, own_cases or {}, seed, result)
+    cases = run_cases(open_session(before, optimized=False), specs, own_cases or {}, seed, result.skipped)
     for case in cases:
         case.counted = Counted.of(case.feed, specs, mask, first_token)
     if not cases:
         return result
-    variants = [("", False)] if not library_available() else [("", True), ("without the library: ", False)]
+    tolerance = tolerance or HALF_TOLERANCES.get(precision)
+    deviations = _deviations(cases)
+    with_library = precision == "fp32" and library_available()
+    variants = [("", True), ("without the library: ", False)] if with_library else [("", False)]
     for label, library in variants:
         factor = BODIES_FACTOR if not library and len(variants) > 1 else 1.0
         try:
@@ -121,7 +138,7 @@ def verify(
             result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
             continue
         for case in cases:
-            _compare_case(session, case, tolerance, factor, label, result)
+            _compare_case(session, case, deviations, tolerance, factor, label, result)
         del session
     result.cases = len(cases)
     result.ok = not result.failures
@@ -162,11 +179,21 @@ def load_cases(path: Path, specs: Sequence[InputSpec]) -> dict[str, Feed]:
     return {path.name: feed}
 
 
-def _reference(
-    before: Path | bytes, specs: Sequence[InputSpec], own_cases: Mapping[str, Feed], seed: int, result: Verification
+def run_cases(
+    session: Session, specs: Sequence[InputSpec], own_cases: Mapping[str, Feed], seed: int, skipped: list[str]
 ) -> list[Case]:
-    """The cases that the original can run, with what it computes."""
-    session = open_session(before, optimized=False)
+    """The cases that a model can run, with what it computes.
+
+    Args:
+        session: of the model.
+        specs: what its inputs are.
+        own_cases: inputs of the caller's, by the name of the case.
+        seed: for the inputs that are made.
+        skipped: why others are not among them; added to.
+
+    Raises:
+        InputError: the model does not run on the caller's inputs.
+    """
     cases = []
     for name, feed in own_cases.items():
         case = Case(name, feed)
@@ -177,15 +204,15 @@ def _reference(
         cases.append(case)
     unknown = [spec.name for spec in specs if spec.kind == "unknown"]
     if unknown:
-        result.skipped.append(f"no inputs can be made for '{unknown[0]}'; give some with --inputs")
+        skipped.append(f"no inputs can be made for '{unknown[0]}'; give some with --inputs")
         return cases
-    return cases + _made_cases(session, specs, seed, result)
+    return cases + _made_cases(session, specs, seed, skipped)
 
 
-def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, result: Verification) -> list[Case]:
+def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped: list[str]) -> list[Case]:
     found, refusal = _layout(session, specs, seed)
     if found is None:
-        result.skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
+        skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
     cases = []
     for recipe in RECIPES:
@@ -193,7 +220,7 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, result:
         try:
             case.expected = _run(session, case.feed)
         except Exception as error:
-            result.skipped.append(f"{recipe.name}: the original model does not run on it: {explain(error)}")
+            skipped.append(f"{recipe.name}: the original model does not run on it: {explain(error)}")
         else:
             cases.append(case)
     return cases
@@ -229,6 +256,7 @@ def _run(session: Session, feed: Feed) -> dict[str, Array]:
 def _compare_case(
     session: Session,
     case: Case,
+    deviations: Mapping[str, float],
     tolerance: Tolerance | None,
     factor: float,
     label: str,
@@ -243,9 +271,9 @@ def _compare_case(
         if name not in actual:
             result.failures.append(f"{label}output '{name}' is missing")
             continue
-        _compare(
-            expected, actual[name], case.counted, tolerance, factor, f"{label}{case.name}: output '{name}'", result
-        )
+        what = f"{label}{case.name}: output '{name}'"
+        deviation = deviations.get(name, 0.0)
+        _compare(expected, actual[name], case.counted, tolerance, deviation, factor, what, result)
 
 
 def _compare(
@@ -253,6 +281,7 @@ def _compare(
     after: Any,
     counted: Counted,
     tolerance: Tolerance | None,
+    deviation: float,
     factor: float,
     what: str,
     result: Verification,
@@ -274,7 +303,7 @@ def _compare(
             result.failures.append(f"{what} differs in {int(np.sum(left != right))} of {left.size} elements")
         return
     limits = tolerance or limits
-    difference, magnitude, bound = difference_of(left, right, limits, factor)
+    difference, magnitude, bound = difference_of(left, right, limits, factor, deviation)
     if not difference.size:
         return
     worst = float(np.max(difference))
@@ -290,7 +319,21 @@ def _compare(
         )
 
 
-def difference_of(before: Array, after: Array, limits: Tolerance, factor: float = 1.0) -> tuple[Array, Array, Array]:
+def _deviations(cases: Sequence[Case]) -> dict[str, float]:
+    """The standard deviation of what counts of each floating-point output, over all cases together."""
+    values: dict[str, list[Array]] = {}
+    for case in cases:
+        for name, output in case.expected.items():
+            if isinstance(output, np.ndarray) and output.dtype.name in TOLERANCES:
+                numbers = output[case.counted.of_output(output.shape)].astype(np.float64).reshape(-1)
+                values.setdefault(name, []).append(numbers[np.isfinite(numbers)])
+    joined = {name: np.concatenate(parts) for name, parts in values.items()}
+    return {name: float(np.std(numbers)) if numbers.size else 0.0 for name, numbers in joined.items()}
+
+
+def difference_of(
+    before: Array, after: Array, limits: Tolerance, factor: float = 1.0, deviation: float = 0.0
+) -> tuple[Array, Array, Array]:
     """|after - before|, |before|, and how large the first may be, element by element in float64.
 
     Equal infinities, and NaN in both, differ by 0; NaN or an infinity in only one of them by infinity.
@@ -302,5 +345,5 @@ def difference_of(before: Array, after: Array, limits: Tolerance, factor: float 
     difference = np.where(np.isnan(difference), np.inf, difference)
     magnitude = np.where(np.isfinite(left), np.abs(left), 0.0)
     largest = float(np.max(magnitude)) if magnitude.size else 0.0
-    floor = limits.atol * largest if limits.scaled else limits.atol
-    return difference, magnitude, factor * (floor + limits.rtol * magnitude)
+    unit = {"largest": largest, "deviation": deviation, "one": 1.0}[limits.unit]
+    return difference, magnitude, factor * (limits.atol * unit + limits.rtol * magnitude)
