@@ -135,13 +135,15 @@ class Call {
   // Ends the beginning of every function: logs it, and returns what it must fail with.
   CUresult begin(const std::string& arguments = "") {
     (((fake->log += function_) += arguments.empty() ? "" : " ") += arguments) += "\n";
+    CUresult result = kSuccess;
     const auto [first, last] = fake->failures.equal_range(function_);
-    for (auto failure = first; failure != last; ++failure) {
+    for (auto next = first; next != last;) {
+      const auto failure = next++;
       if (--failure->second.after > 0) continue;
-      const CUresult result = failure->second.result;
+      result = failure->second.result;
       fake->failures.erase(failure);
-      return result;
     }
+    if (result != kSuccess) return result;
     return fake->initialized || std::strcmp(function_, "cuInit") == 0 ? CUresult{kSuccess} : kNotInitialized;
   }
 

@@ -194,7 +194,7 @@ Key& Key::value(const char* name, int64_t number) {
   return *this;
 }
 
-// Each node reads the archive for itself: a few hundred entries take some 50 microseconds, once for each session, and
+// Each node reads the archive for itself: a few hundred entries take some 60 microseconds, once for each session, and
 // nothing has to know when the bytes at an address become other bytes. Code is shared, see modules.h.
 struct Kernels::State {
   std::vector<Code> codes;
