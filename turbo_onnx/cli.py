@@ -57,6 +57,13 @@ def cli() -> None:
     help="Remove padding where it pays, wherever it can be done, or never.",
 )
 @click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="TARGET",
+    help="What it will run on: cpu, cuda, or cuda with architectures, such as cuda:sm_80,sm_90.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp32",
@@ -78,6 +85,7 @@ def optimize(
     model: Path,
     output: Path | None,
     packing: Any,
+    target: str,
     precision: Any,
     passes: Sequence[str] | None,
     skip_passes: Sequence[str],
@@ -93,14 +101,15 @@ def optimize(
     from turbo_onnx import optimizer, report_text
     from turbo_onnx.serialization.writing import write_text
 
-    target = None if dry_run else output or optimizer.default_output(model)
+    written = None if dry_run else output or optimizer.default_output(model)
     if report_file is not None:
-        _check_report(report_file, model, target)
+        _check_report(report_file, model, written)
     with _progress() as progress:
         result: Result = optimizer.optimize(
             model,
-            output=target,
+            output=written,
             packing=packing,
+            target=target,
             precision=precision,
             passes=passes,
             skip_passes=skip_passes,
@@ -146,16 +155,20 @@ def inspect(model: Path, as_json: bool) -> None:
 @click.argument("model", type=_MODEL)
 @click.option("--pass", "only", metavar="PASS", help="Only what this pass has to say.")
 @click.option("--packing", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+@click.option("--target", default="cpu", show_default=True, metavar="TARGET")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
-def explain(model: Path, only: str | None, packing: Any, precision: Any) -> None:
+def explain(model: Path, only: str | None, packing: Any, target: str, precision: Any) -> None:
     """Say what would be done to a model, what would not, and why."""
     from turbo_onnx import optimizer, pipeline, report_text
+    from turbo_onnx.passes.embed_kernels import EmbedKernels
 
-    names = pipeline.names(pipeline.passes())
+    names = [*pipeline.names(pipeline.passes()), EmbedKernels.name]
     if only is not None and only not in names:
         raise InputError(f"there is no pass '{only}'; the passes are {', '.join(names)}.")
     with _progress() as progress:
-        result = optimizer.optimize(model, packing=packing, precision=precision, verify=False, progress=progress)
+        result = optimizer.optimize(
+            model, packing=packing, target=target, precision=precision, verify=False, progress=progress
+        )
     _print(report_text.explain(result.report, only))
 
 

@@ -18,14 +18,14 @@ import onnx_graphsurgeon as gs
 from turbo_onnx import __version__, pipeline
 from turbo_onnx.calibration import Samples, magnitudes
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
-from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.emulation import runnable_on_cpu
 from turbo_onnx.errors import FusionRequiredError, OutputError
-from turbo_onnx.graph import is_op
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
 from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.passes.convert_precision import ConvertPrecision
+from turbo_onnx.passes.embed_kernels import EmbedKernels
 from turbo_onnx.precision import Precision
 from turbo_onnx.report import Report
 from turbo_onnx.serialization import writing
@@ -99,7 +99,8 @@ def optimize(
             precision: `.npz` files, or arrays by input name.
         require_fusion: fail unless the model has attention and all of it was fused.
         external: keep weights of 1 KiB and more in `OUTPUT.data`; None: only over 2 GB.
-        target: what the result will run on.
+        target: what the result will run on: "cpu", or "cuda", for which kernels are compiled and stored in it;
+            "cuda:sm_80,sm_90" says for which architectures.
         precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16".
         checks: check the graph after every pass (slow; for development).
         progress: called with what is done next.
@@ -121,6 +122,9 @@ def optimize(
         checks=checks,
     )
     steps = pipeline.select(options)
+    for step in steps:
+        if isinstance(step, EmbedKernels):
+            step.require_compiler()
     say = progress or (lambda _: None)
     say("read")
     loaded = read(model)
@@ -181,7 +185,7 @@ def check_output(model: Model, path: Path) -> None:
 def pools_first_token(model: Model) -> bool:
     """Whether the model takes the first real token of each sequence."""
     return any(
-        is_op(node, "SegmentPooling", domain=DOMAIN) and node.attrs.get("mode", "mean") == "first"
+        node.op == "SegmentPooling" and is_ours(node.domain) and node.attrs.get("mode", "mean") == "first"
         for node in model.graph.nodes
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from turbo_onnx.custom_ops.cuda import targets
 from turbo_onnx.errors import InputError
 from turbo_onnx.precision import PRECISIONS, Precision
 
 Packing = Literal["auto", "on", "off"]
 PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
-TARGETS = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Options:
         skip_passes: leave these out.
         verify: compare the result with the original before it is written.
         require_fusion: fail if an attention was found and not fused, or if none was.
-        target: what the model will run on.
+        target: what the model will run on: cpu, cuda, or cuda:sm_80,sm_90. Spelt out in full here.
         precision: what to compute in, as far as the result allows it.
         checks: check the graph after every pass (slow; for development).
     """
@@ -41,12 +41,16 @@ class Options:
         """Raises InputError for a value that there is not."""
         if self.packing not in PACKINGS:
             raise InputError(f"packing is '{self.packing}'; choose one of {', '.join(PACKINGS)}.")
-        if self.target not in TARGETS:
-            raise InputError(f"target is '{self.target}'; choose one of {', '.join(TARGETS)}.")
+        object.__setattr__(self, "target", targets.spell(targets.parse(self.target)))
         if self.precision not in PRECISIONS:
             raise InputError(f"precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}.")
         if self.precision != "fp32" and self.target == "cpu":
             raise InputError(f"precision {self.precision} is for target cuda: the CPU has hardly any kernels for it.")
+
+    @property
+    def capabilities(self) -> tuple[int, ...]:
+        """The compute capabilities to compile kernels for; none for the CPU."""
+        return targets.parse(self.target)
 
     def recorded(self) -> dict[str, object]:
         """The options that change the result, for the artifact's metadata."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.custom_ops.specification import DOMAIN
-from turbo_onnx.graph import is_op, subgraphs
+from turbo_onnx.custom_ops.specification import is_ours
+from turbo_onnx.graph import subgraphs
 from turbo_onnx.model import Model
 from turbo_onnx.sessions import open_session
 
@@ -22,7 +22,7 @@ def computed_mask(model: Model) -> ReadMask | None:
 
     Only the part of the graph that leads to the mask is run, in stock ONNX Runtime.
     """
-    entry = next((node for node in model.graph.nodes if is_op(node, "RemovePadding", domain=DOMAIN)), None)
+    entry = next((node for node in model.graph.nodes if node.op == "RemovePadding" and is_ours(node.domain)), None)
     if entry is None:
         return None
     mask = entry.inputs[0]

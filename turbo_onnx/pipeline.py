@@ -18,6 +18,7 @@ from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.cancel_transposes import CancelTransposes
 from turbo_onnx.passes.convert_constants import ConvertConstants
 from turbo_onnx.passes.convert_precision import ConvertPrecision
+from turbo_onnx.passes.embed_kernels import EmbedKernels
 from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
@@ -83,19 +84,20 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
 
 
 def passes() -> list[Pass]:
-    """All passes in the order in which they run."""
+    """All passes in the order in which they run, but for the one that only CUDA needs, which is last."""
     return [step for stage in STAGES.values() for step in stage]
 
 
 def select(options: Options) -> list[Pass]:
     """The passes that the options ask for; those that lower raised operators always run.
 
-    A precision other than float32 asks for the pass that converts to it, whatever else is chosen.
+    A precision other than float32 asks for the pass that converts to it, whatever else is chosen, and CUDA for the one
+    that embeds kernels.
 
     Raises:
         InputError: an option names a pass that there is not.
     """
-    names = [step.name for step in passes()]
+    names = [*(step.name for step in passes()), EmbedKernels.name]
     for name in (*(options.passes or ()), *options.skip_passes):
         if name not in names:
             raise InputError(f"there is no pass '{name}'; the passes are {', '.join(names)}.")
@@ -109,7 +111,10 @@ def select(options: Options) -> list[Pass]:
     kept = [step for step in passes() if step in LOWER or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
-    return [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
+    kept = [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
+    if options.capabilities and EmbedKernels.name not in skipped:
+        kept.append(EmbedKernels(options.capabilities))
+    return kept
 
 
 def run(

@@ -145,14 +145,14 @@ def _apply(read: Reading) -> Sequence[Fact]:
 def _from_specification(read: Reading) -> list[Fact]:
     """An operator of our own, by its declaration; the first output's type is the first float operand's unless fixed."""
     from turbo_onnx import custom_ops
-    from turbo_onnx.custom_ops.specification import DOMAIN
+    from turbo_onnx.custom_ops.specification import is_ours
 
     node = read.node
-    if node.domain != DOMAIN:
+    if not is_ours(node.domain):
         return [UNKNOWN] * len(node.outputs)
     spec = next(item for item in custom_ops.SPECS if item.name == node.op)
     attributes = {attribute.name: attribute.default for attribute in spec.attributes} | dict(node.attrs)
-    operands = [fact.shape if fact is not None else None for fact in read.inputs]
+    operands = [fact.shape if fact is not None else None for fact in read.inputs[: len(spec.inputs)]]
     operands += [None] * (len(spec.inputs) - len(operands))
     bound: dict[str, Any] = {}
     for operand, fact in zip(spec.inputs, read.inputs, strict=False):

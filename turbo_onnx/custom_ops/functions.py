@@ -6,6 +6,8 @@ attributes. Float attributes stay references. A model may use one operator in se
 that, but ONNX Runtime 1.20 does not look at them (it runs the wrong body), and neither does onnx's reference evaluator.
 So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on up to `ALIASES`; the
 library registers every operator under all of its names, with one kernel.
+
+A function is in the domain of its nodes. Where they carry compiled kernels, it has one more input and never reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
 
-from turbo_onnx.custom_ops.specification import DOMAIN, DOMAIN_VERSION, OperatorSpec
+from turbo_onnx.custom_ops.specification import (
+    CUDA_DOMAIN,
+    DOMAIN,
+    DOMAIN_VERSION,
+    KERNELS,
+    OperatorSpec,
+    is_ours,
+)
 
 ALIASES = 8  # names of one operator: how many forms of it one model may use. custom_ops/ort has the same number
 FUNCTIONS_IR_VERSION = 8  # the first that has model-local functions
@@ -85,35 +94,40 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
         specs: every operator of ours by name.
 
     Raises:
-        KeyError: a node of our domain is no operator of ours.
+        KeyError: a node of one of our domains is no operator of ours.
         ValueError: a node lacks a required attribute, or one operator is used in more than `ALIASES` forms.
     """
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
-    kept = [function for function in proto.functions if function.domain != DOMAIN]
-    numbers: dict[tuple[str, Form], int] = {}
+    kept = [function for function in proto.functions if not is_ours(function.domain)]
+    numbers: dict[tuple[str, str, Form], int] = {}
     made: list[FunctionProto] = []
-    for node in (n for n in nodes_of(proto.graph) if n.domain == DOMAIN):
+    for node in (n for n in nodes_of(proto.graph) if is_ours(n.domain)):
         name = operator_name(node.op_type)
         spec = specs[name]
         attributes = spell_out_attributes(node, spec)
         drop_trailing_empty(node)
         form = form_of(node, spec)
-        if (name, form) not in numbers:
-            number = 1 + sum(1 for other, _ in numbers if other == name)
+        use = (node.domain, name, form)
+        if use not in numbers:
+            number = 1 + sum(1 for *other, _ in numbers if other == [node.domain, name])
             if number > ALIASES:
                 raise ValueError(f"the model uses {name} in more than {ALIASES} forms")
-            numbers[name, form] = number
+            numbers[use] = number
             function = spec.body(opset, form[0], attributes)
             function.name = alias(name, number)
+            function.domain = node.domain
+            if node.domain == CUDA_DOMAIN:
+                function.input.append(KERNELS)
             # Runtimes refuse a body with more outputs than its node, onnx's reference evaluator one with more inputs.
             del function.input[len(node.input) :]
             del function.output[len(node.output) :]
             made.append(function)
-        node.op_type = alias(name, numbers[name, form])
+        node.op_type = alias(name, numbers[use])
     del proto.functions[:]
     proto.functions.extend([*kept, *made])
-    if made and not any(o.domain == DOMAIN for o in proto.opset_import):
-        proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    imported = {entry.domain for entry in proto.opset_import}
+    for domain in sorted({function.domain for function in made} - imported):
+        proto.opset_import.append(helper.make_opsetid(domain, DOMAIN_VERSION))
     if made:
         proto.ir_version = max(proto.ir_version, FUNCTIONS_IR_VERSION)
 

@@ -12,7 +12,17 @@ from onnx import TensorProto, TensorShapeProto, TypeProto, defs, helper, shape_i
 from turbo_onnx.custom_ops import SPECS
 from turbo_onnx.custom_ops.functions import alias
 from turbo_onnx.custom_ops.header import names
-from turbo_onnx.custom_ops.specification import DOMAIN, DOMAIN_VERSION, Attribute, Dims, Operand, OperatorSpec
+from turbo_onnx.custom_ops.specification import (
+    CUDA_DOMAIN,
+    DOMAIN,
+    DOMAIN_VERSION,
+    DOMAINS,
+    KERNELS,
+    Attribute,
+    Dims,
+    Operand,
+    OperatorSpec,
+)
 from turbo_onnx.dims import as_dim, as_item, symbol
 
 _ATTRIBUTE_TYPES = {
@@ -20,25 +30,31 @@ _ATTRIBUTE_TYPES = {
     float: defs.OpSchema.AttrType.FLOAT,
     str: defs.OpSchema.AttrType.STRING,
 }
+_KERNELS = Operand(KERNELS, "tensor(uint8)", "[K]", "The compiled kernels of the whole model.")
 
 
 def register() -> None:
-    """Make every operator of ours, under all of its names, known to the onnx package. Doing it again does no harm."""
+    """Make every operator of ours, in all domains and under all of its names, known to the onnx package.
+
+    Doing it again does no harm.
+    """
     for spec in SPECS:
         for number in range(1, names(spec) + 1):
             name = alias(spec.name, number)
-            if not defs.has(name, DOMAIN_VERSION, DOMAIN):
-                defs.register_schema(schema(spec, name))
+            for domain in DOMAINS:
+                if not defs.has(name, DOMAIN_VERSION, domain):
+                    defs.register_schema(schema(spec, name, domain))
 
 
-def schema(spec: OperatorSpec, name: str | None = None) -> defs.OpSchema:
+def schema(spec: OperatorSpec, name: str | None = None, domain: str = DOMAIN) -> defs.OpSchema:
     """The operator as the onnx package describes operators, called `name`."""
+    kernels = (_KERNELS,) if domain == CUDA_DOMAIN else ()
     result = defs.OpSchema(
         name or spec.name,
-        DOMAIN,
+        domain,
         DOMAIN_VERSION,
         doc=spec.doc,
-        inputs=[_parameter(operand) for operand in spec.inputs],
+        inputs=[_parameter(operand) for operand in (*spec.inputs, *kernels)],
         outputs=[_parameter(operand) for operand in spec.outputs],
         type_constraints=[(variable, list(types), "") for variable, types in spec.types.items()],
         attributes=[_attribute(attribute) for attribute in spec.attributes],
@@ -64,7 +80,8 @@ def _attribute(attribute: Attribute) -> defs.OpSchema.Attribute:
 
 def _inference(spec: OperatorSpec) -> Callable[[shape_inference.InferenceContext], None]:
     def infer(context: shape_inference.InferenceContext) -> None:
-        types = [context.get_input_type(index) for index in range(context.get_num_inputs())]
+        count = min(context.get_num_inputs(), len(spec.inputs))  # the kernels have no part in it
+        types = [context.get_input_type(index) for index in range(count)]
         shapes = [_shape(entry) for entry in types] + [None] * (len(spec.inputs) - len(types))
         given = {attribute.name: context.get_attribute(attribute.name) for attribute in spec.attributes}
         values = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import TensorProto, helper
 
-from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.errors import ModelFormatError, UnsupportedModelError
 from turbo_onnx.serialization.weights import expected_bytes
 
@@ -24,7 +24,7 @@ def check_support(proto: onnx.ModelProto, name: str, artifacts: bool = False) ->
     Args:
         proto: the model, with or without the data of its initializers.
         name: what to call it in errors.
-        artifacts: take our own domain, too.
+        artifacts: take our own domains, too.
 
     Raises:
         UnsupportedModelError, ModelFormatError: with the reason.
@@ -47,12 +47,12 @@ def check_support(proto: onnx.ModelProto, name: str, artifacts: bool = False) ->
         )
     local = {(function.domain, function.name) for function in proto.functions}
     for node in nodes_of(proto.graph):
-        if node.domain == DOMAIN and not artifacts:
+        if is_ours(node.domain) and not artifacts:
             raise UnsupportedModelError(
                 f"{name}: node '{node.name}' is our own operator {node.op_type}, so the model has already been"
                 " optimized; optimize the original instead."
             )
-        known = node.domain in RUNTIME_DOMAINS or node.domain.startswith(RUNTIME_PREFIXES) or node.domain == DOMAIN
+        known = node.domain in RUNTIME_DOMAINS or node.domain.startswith(RUNTIME_PREFIXES) or is_ours(node.domain)
         if not known and (node.domain, node.op_type) not in local:
             raise UnsupportedModelError(
                 f"{name}: node '{node.name}' is the operator {node.op_type} of the unknown domain '{node.domain}';"

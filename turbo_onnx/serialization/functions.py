@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import onnx
 
-from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.serialization.checking import nodes_of
 
 
 def attach_functions(proto: onnx.ModelProto) -> None:
     """Add the functions that define the operators of ours which the model uses."""
-    if not any(node.domain == DOMAIN for node in nodes_of(proto.graph)):
+    if not any(is_ours(node.domain) for node in nodes_of(proto.graph)):
         return
     from turbo_onnx import custom_ops
     from turbo_onnx.custom_ops import functions

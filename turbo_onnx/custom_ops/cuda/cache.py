@@ -1,4 +1,4 @@
-"""Compiled kernels of earlier runs, in a folder of the user's: one file each, named by the digest of what it is made of.
+"""Compiled kernels of earlier runs, in a folder of the user's: one file each, named by a digest of what makes it.
 
 A file is complete or not there, so any number of processes can use the folder. What cannot be read, or is not what was
 written, is compiled again; a folder that cannot be written to is no error, only slower. Nothing is ever deleted: the

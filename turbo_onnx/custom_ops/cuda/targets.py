@@ -35,7 +35,7 @@ def parse(text: str) -> tuple[int, ...]:
     if kind == CPU and not colon:
         return ()
     if kind != "cuda":
-        raise InputError(f"target is '{text}'; choose cpu, cuda, or cuda with architectures, such as cuda:sm_80,sm_90.")
+        raise InputError(f"target is '{text}'; choose one of cpu, cuda, or cuda with architectures: cuda:sm_80,sm_90.")
     if not colon:
         return DEFAULT
     return tuple(sorted({_capability(name.strip(), text) for name in names.split(",")}))
@@ -69,7 +69,7 @@ def spell(capabilities: Iterable[int]) -> str:
 
 
 def compiled_for(capabilities: Iterable[int]) -> tuple[int, ...]:
-    """The capabilities to compile for: those asked for, and the oldest, of which the fallback for later ones is made."""
+    """The capabilities to compile for: those asked for, and the oldest, whose PTX is the fallback for later ones."""
     return tuple(sorted({OLDEST, *capabilities}))
 
 
