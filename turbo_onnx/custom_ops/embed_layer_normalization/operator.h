@@ -15,38 +15,65 @@ class EmbedLayerNormalization {
 
   explicit EmbedLayerNormalization(const Signature::Attributes& attributes) : epsilon_(attributes.epsilon) {}
 
+  // A table and the ids to look up in it: both there, or neither.
+  struct Lookup {
+    Tensor ids, table;
+
+    explicit operator bool() const { return table.present; }
+    int64_t rows() const { return table.present ? table.shape[0] : 0; }
+  };
+
+  // The inputs of one run, whose shapes fit each other, and their sizes. Ids may still be outside of their tables.
+  struct Operands {
+    Lookup word, token_type, position;
+    Tensor gamma, beta;
+    Shape output_shape;
+    size_t tokens, width;
+
+    explicit Operands(const Context& context)
+        : word{context.input(In::word_ids), context.input(In::word_table)},
+          token_type{context.input(In::token_type_ids), context.input(In::token_type_table)},
+          position{context.input(In::position_ids), context.input(In::position_table)},
+          gamma(context.input(In::gamma)),
+          beta(context.input(In::beta)) {
+      require(word.table.shape.size() == 2, "word_table has shape ", word.table.shape, ", but must be a matrix");
+      tokens = word.ids.count();
+      width = word.table.last_dimension();
+      require_fit(token_type, "token_type");
+      require_fit(position, "position");
+      require_vector(gamma, "gamma", width);
+      require_vector(beta, "beta", width);
+      output_shape = word.ids.shape;
+      output_shape.push_back(static_cast<int64_t>(width));
+    }
+
+   private:
+    void require_fit(const Lookup& lookup, const std::string& name) const {
+      const auto& [ids, table] = lookup;
+      require(ids.present == table.present, name, "_ids and ", name, "_table must be given together");
+      if (!lookup) return;
+      require(ids.shape == word.ids.shape, name, "_ids has shape ", ids.shape, ", but word_ids has ", word.ids.shape);
+      require(table.shape.size() == 2 && table.last_dimension() == width, name, "_table has shape ", table.shape,
+              ", but must be a matrix of ", static_cast<int64_t>(width), " columns");
+    }
+  };
+
   void compute(const Context& context, const Kernels& kernels) const {
-    const Tensor ids = context.input(In::word_ids);
-    const Tensor table = context.input(In::word_table);
-    require(table.shape.size() == 2, "word_table has shape ", table.shape, ", but must be a matrix");
-    const size_t tokens = ids.count();
-    const size_t width = table.last_dimension();
-    const Embedding word = embedding(context, In::word_ids, In::word_table, "word", ids.shape, width);
-    const Embedding type = embedding(context, In::token_type_ids, In::token_type_table, "token_type", ids.shape, width);
-    const Embedding position = embedding(context, In::position_ids, In::position_table, "position", ids.shape, width);
-    const Tensor gamma = context.input(In::gamma);
-    const Tensor beta = context.input(In::beta);
-    require_vector(gamma, "gamma", width);
-    require_vector(beta, "beta", width);
-    Shape shape = ids.shape;
-    shape.push_back(static_cast<int64_t>(width));
-    float* output = context.output<float>(Out::output, shape);
-    kernels.embed_layer_normalization(word, type, position, gamma.as<float>(), beta.as<float>(), epsilon_, output,
-                                      tokens, width, context.parallel());
+    const Operands operands(context);
+    const Embedding word = embedding(operands.word, "word");
+    const Embedding token_type = embedding(operands.token_type, "token_type");
+    const Embedding position = embedding(operands.position, "position");
+    float* output = context.output<float>(Out::output, operands.output_shape);
+    kernels.embed_layer_normalization(word, token_type, position, operands.gamma.as<float>(), operands.beta.as<float>(),
+                                      epsilon_, output, operands.tokens, operands.width, context.parallel());
   }
 
  private:
-  // Reads a pair of ids and table, and makes sure that every id is inside the table.
-  static Embedding embedding(const Context& context, size_t ids_index, size_t table_index, const std::string& name,
-                             const Shape& shape, size_t width) {
-    const Tensor ids = context.input(ids_index);
-    const Tensor table = context.input(table_index);
-    require(ids.present == table.present, name, "_ids and ", name, "_table must be given together");
-    if (!ids) return {};
-    require(ids.shape == shape, name, "_ids has shape ", ids.shape, ", but word_ids has ", shape);
-    require(table.shape.size() == 2 && table.last_dimension() == width, name, "_table has shape ", table.shape,
-            ", but must be a matrix of ", static_cast<int64_t>(width), " columns");
-    const Embedding embedding{ids.data, ids.type == abi::kInt64, table.as<float>(), table.shape[0]};
+  // What the kernel takes of a table, after every id was found to be inside it.
+  static Embedding embedding(const Lookup& lookup, const std::string& name) {
+    if (!lookup) return {};
+    const auto& [ids, table] = lookup;
+    const Embedding embedding{ids.data, ids.type == abi::kInt64, table.as<float>(), lookup.rows()};
     if (embedding.wide) {
       require_inside(ids.as<int64_t>(), ids.count(), name, embedding.rows);
     } else {
