@@ -3,6 +3,7 @@
 #include "custom_ops/bias_gelu/cuda.h"
 #include "custom_ops/cuda/runners.h"
 #include "custom_ops/embed_layer_normalization/cuda.h"
+#include "custom_ops/restore_padding/cuda.h"
 #include "custom_ops/skip_layer_normalization/cuda.h"
 
 namespace turbo_onnx::cuda {
@@ -18,6 +19,7 @@ void add(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
 void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
   add<CudaBiasGelu>(ops, provider);
   add<CudaEmbedLayerNormalization>(ops, provider);
+  add<CudaRestorePadding>(ops, provider);
   add<CudaSkipLayerNormalization>(ops, provider);
 }
 

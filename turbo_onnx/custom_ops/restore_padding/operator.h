@@ -13,34 +13,33 @@ class RestorePadding {
 
   explicit RestorePadding(const Signature::Attributes&) {}
 
-  void compute(const Context& context, const Kernels& kernels) const {
-    const Tensor rows = context.input(In::rows);
-    const Tensor index = context.input(In::token_index);
-    const Tensor mask = context.input(In::mask);
-    require(mask.shape.size() == 2, "mask has shape ", mask.shape, ", but must be a matrix");
-    require(!rows.shape.empty(), "rows is a scalar, but must have rows");
-    const size_t tokens = static_cast<size_t>(rows.shape[0]);
-    require_vector(index, "token_index", tokens);
-    require_ascending(index.as<int64_t>(), tokens, static_cast<int64_t>(mask.count()));
-    Shape shape = mask.shape;
-    shape.insert(shape.end(), rows.shape.begin() + 1, rows.shape.end());
-    const size_t row_bytes = rows.count(1, rows.shape.size()) * element_size(rows.type);
-    kernels.restore_padding(rows.as<char>(), row_bytes, index.as<int64_t>(), tokens,
-                            context.output<char>(Out::output, shape), mask.count(), context.parallel());
-  }
+  // The inputs of one run, whose shapes fit each other, and their sizes.
+  struct Operands {
+    Tensor rows, token_index;
+    Shape output_shape;
+    size_t tokens, positions, row_elements;
 
- private:
-  static void require_ascending(const int64_t* index, size_t tokens, int64_t positions) {
-    int64_t previous = -1;
-    for (size_t t = 0; t < tokens; ++t) {
-      require_inside(index[t], previous, positions);
-      previous = index[t];
+    explicit Operands(const Context& context)
+        : rows(context.input(In::rows)), token_index(context.input(In::token_index)) {
+      const Tensor mask = context.input(In::mask);
+      require(mask.shape.size() == 2, "mask has shape ", mask.shape, ", but must be a matrix");
+      require(!rows.shape.empty(), "rows is a scalar, but must have rows");
+      tokens = rows.count(0, 1);
+      positions = mask.count();
+      row_elements = rows.count(1, rows.shape.size());
+      require_vector(token_index, "token_index", tokens);
+      output_shape = mask.shape;
+      output_shape.insert(output_shape.end(), rows.shape.begin() + 1, rows.shape.end());
     }
-  }
+  };
 
-  static void require_inside(int64_t index, int64_t previous, int64_t positions) {
-    if (index > previous && index < positions) return;
-    refuse("token_index has ", index, " after ", previous, ", but must be strictly ascending and below ", positions);
+  void compute(const Context& context, const Kernels& kernels) const {
+    const Operands operands(context);
+    const int64_t* index = operands.token_index.as<int64_t>();
+    require_ascending(index, operands.tokens, static_cast<int64_t>(operands.positions));
+    kernels.restore_padding(operands.rows.as<char>(), operands.row_elements * element_size(operands.rows.type), index,
+                            operands.tokens, context.output<char>(Out::output, operands.output_shape),
+                            operands.positions, context.parallel());
   }
 
   static size_t element_size(abi::ElementType type) {
@@ -59,6 +58,20 @@ class RestorePadding {
       default:
         refuse("rows has a type that is not supported");
     }
+  }
+
+ private:
+  static void require_ascending(const int64_t* index, size_t tokens, int64_t positions) {
+    int64_t previous = -1;
+    for (size_t t = 0; t < tokens; ++t) {
+      require_inside(index[t], previous, positions);
+      previous = index[t];
+    }
+  }
+
+  static void require_inside(int64_t index, int64_t previous, int64_t positions) {
+    if (index > previous && index < positions) return;
+    refuse("token_index has ", index, " after ", previous, ", but must be strictly ascending and below ", positions);
   }
 };
 
