@@ -4,6 +4,7 @@
 #include "custom_ops/cuda/runners.h"
 #include "custom_ops/embed_layer_normalization/cuda.h"
 #include "custom_ops/restore_padding/cuda.h"
+#include "custom_ops/segment_pooling/cuda.h"
 #include "custom_ops/skip_layer_normalization/cuda.h"
 
 namespace turbo_onnx::cuda {
@@ -20,6 +21,7 @@ void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provid
   add<CudaBiasGelu>(ops, provider);
   add<CudaEmbedLayerNormalization>(ops, provider);
   add<CudaRestorePadding>(ops, provider);
+  add<CudaSegmentPooling>(ops, provider);
   add<CudaSkipLayerNormalization>(ops, provider);
 }
 

@@ -17,14 +17,19 @@ class SegmentPooling {
   void compute(const Context& context, const Kernels& kernels) const {
     const Tensor rows = context.input(In::rows);
     const Tensor cu_seqlens = context.input(In::cu_seqlens);
-    require(rows.shape.size() == 2, "rows has shape ", rows.shape, ", but must be a matrix");
+    const size_t columns = width(rows);
     const size_t sequences = require_cu_seqlens(cu_seqlens, rows.count(0, 1));
     float* output = context.output<float>(Out::output, {static_cast<int64_t>(sequences), rows.shape[1]});
-    kernels.segment_pooling(rows.as<float>(), cu_seqlens.as<int32_t>(), sequences, rows.last_dimension(), pooling_,
-                            output, context.parallel());
+    kernels.segment_pooling(rows.as<float>(), cu_seqlens.as<int32_t>(), sequences, columns, pooling_, output,
+                            context.parallel());
   }
 
- private:
+  // Checks the shape of rows, and returns how long each is.
+  static size_t width(const Tensor& rows) {
+    require(rows.shape.size() == 2, "rows has shape ", rows.shape, ", but must be a matrix");
+    return rows.last_dimension();
+  }
+
   static Pooling named(const std::string& mode) {
     if (mode == "mean") return Pooling::kMean;
     if (mode == "sum") return Pooling::kSum;
@@ -33,6 +38,7 @@ class SegmentPooling {
     return Pooling::kFirst;
   }
 
+ private:
   Pooling pooling_;
 };
 
