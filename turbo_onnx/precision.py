@@ -32,6 +32,7 @@ class HalfType:
         name: as ONNX and NumPy name it.
         element_type: its number in ONNX.
         largest: its largest finite number.
+        smallest_normal: below it, numbers are multiples of it and twice the `roundoff`, and lose precision.
         roundoff: the largest relative error of rounding a number of its normal range to it.
         integers: the integers up to this one are exact.
     """
@@ -40,6 +41,7 @@ class HalfType:
     name: str
     element_type: int
     largest: float
+    smallest_normal: float
     roundoff: float
     integers: int
 
@@ -67,6 +69,8 @@ class HalfType:
         return dtype
 
 
-FLOAT16 = HalfType("fp16", "float16", onnx.TensorProto.FLOAT16, 65504.0, 2.0**-11, 1 << 11)
-BFLOAT16 = HalfType("bf16", "bfloat16", onnx.TensorProto.BFLOAT16, (2.0 - 2.0**-7) * 2.0**127, 2.0**-8, 1 << 8)
+FLOAT16 = HalfType("fp16", "float16", onnx.TensorProto.FLOAT16, 65504.0, 2.0**-14, 2.0**-11, 1 << 11)
+BFLOAT16 = HalfType(
+    "bf16", "bfloat16", onnx.TensorProto.BFLOAT16, (2.0 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-8, 1 << 8
+)
 HALF_TYPES = {half.precision: half for half in (FLOAT16, BFLOAT16)}

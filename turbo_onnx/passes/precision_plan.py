@@ -188,29 +188,44 @@ class Plan:
 def unfit(values: np.ndarray, half: HalfType) -> str | None:
     """Why a constant cannot be in half precision; None if it can.
 
-    Rounding within the normal range changes no number by more than its `roundoff`, and so the whole, in the Euclidean
-    norm, by no more than that. What loses more loses it to underflow, in a part of it that matters.
+    Rounding takes no more than `roundoff` of a number, and so of the whole in the Euclidean norm. What underflow takes
+    matters where it is more than that: where many of the numbers, by weight, are below the smallest normal one.
 
     Args:
-        values: in float32, of any shape. Infinities stay what they are.
+        values: in float32, of any shape. Infinities and NaN stay what they are.
         half: the type.
     """
     flat = values.reshape(-1)
-    total = error = 0.0
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK]
-        part = part[np.isfinite(part)]
-        with np.errstate(over="ignore"):
-            rounded = part.astype(half.dtype).astype(np.float32)
-        if not np.isfinite(rounded).all():
-            return f"holds {part[~np.isfinite(rounded)][0]:.4g}, and the largest {half.name} is {half.largest:.4g}"
-        wide = part.astype(np.float64)
-        total += float(np.dot(wide, wide))
-        wide -= rounded
-        error += float(np.dot(wide, wide))
-    if error <= half.roundoff**2 * total:
+    total = most = 0.0  # of the squares of the numbers; of those of what underflow takes, at most
+    for part in _parts(flat):
+        sizes = np.abs(part)
+        largest = float(sizes.max())
+        if not np.isfinite(largest):
+            sizes = sizes[np.isfinite(sizes)]
+            largest = float(sizes.max(initial=0.0))
+        if largest > half.largest:
+            return f"holds {part[np.abs(part) == np.float32(largest)][0]:.4g}, and {half.name} ends at {half.largest:.4g}"
+        total += float(np.dot(sizes, sizes))
+        small = np.count_nonzero(sizes < half.smallest_normal) - np.count_nonzero(sizes == 0.0)
+        most += small * (half.smallest_normal * half.roundoff) ** 2
+    if most <= half.roundoff**2 * total:
+        return None
+    return _lost(flat, half)
+
+
+def _lost(flat: np.ndarray, half: HalfType) -> str | None:
+    total = lost = 0.0
+    for part in _parts(flat):
+        exact = part[np.isfinite(part)].astype(np.float64)
+        small = exact[np.abs(exact) < half.smallest_normal]
+        total += float(np.dot(exact, exact))
+        lost += float(np.sum((small - small.astype(half.dtype).astype(np.float64)) ** 2))
+    if lost <= half.roundoff**2 * total:
         return None
     if flat.size == 1:
         return f"is {flat[0]:.4g}, which would become {float(flat.astype(half.dtype)[0]):.4g} in {half.name}"
-    lost = float(np.sqrt(error / total))
-    return f"has so many numbers too small for {half.name} that {lost:.2g} of its norm would be lost"
+    return f"would lose {np.sqrt(lost / total):.2g} of its norm to numbers that are too small for {half.name}"
+
+
+def _parts(flat: np.ndarray) -> Iterator[np.ndarray]:
+    return (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))

@@ -72,12 +72,12 @@ READ_ANY_TYPE = frozenset(["Cast", "Shape", "Size"])
 
 _BFLOAT16_SINCE = 13
 _WHY_NOT: Mapping[str, str] = {
-    **dict.fromkeys("Softmax LogSoftmax Exp ReduceLogSumExp".split(), "exponentials and their sums"),
+    **dict.fromkeys("Softmax LogSoftmax Exp ReduceLogSumExp".split(), "it computes exponentials"),
     **dict.fromkeys(
-        "ReduceMean ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceProd Mean CumSum AveragePool".split(),
-        "statistics",
+        "ReduceMean ReduceSum ReduceL1 ReduceL2 ReduceSumSquare Mean CumSum AveragePool".split(),
+        "it sums up many numbers",
     ),
-    **dict.fromkeys("Pow Sqrt Reciprocal Log".split(), "powers, roots and logarithms"),
+    **dict.fromkeys("Pow Sqrt Reciprocal Log".split(), "it stretches the range of its numbers"),
 }
 
 
@@ -103,8 +103,7 @@ def half_operands(node: gs.Node, opset: int, half: HalfType) -> Operands:
 def _standard(node: gs.Node, opset: int, half: HalfType) -> Operands:
     role = STANDARD.get(node.op)
     if role is None:
-        why = _WHY_NOT.get(node.op)
-        raise Reject("{} are computed in float32", why) if why else Reject("{} is computed in float32", node.op)
+        raise Reject("{} stays in float32: {}", node.op, _WHY_NOT.get(node.op, "it is not known to be as good in half"))
     if half is BFLOAT16 and (node.op in NO_BFLOAT16 or opset < _BFLOAT16_SINCE):
         raise Reject("ONNX Runtime has no kernel for {} in bfloat16 on CUDA at opset {}", node.op, opset)
     schema = onnx.defs.get_schema(node.op, opset, "")
