@@ -3,6 +3,10 @@
 //
 // An image is the NUL-terminated text "FAKE <capability> <rule> <anything>" with the numbers of the archive's entry.
 // Nothing is ever freed, so that a handle that is used too late is known to be wrong.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
 #include "fake_state.h"
 
 #define FAKE extern "C" __attribute__((visibility("default")))
@@ -88,6 +92,18 @@ FAKE void fake_clear_log() {
 FAKE int fake_depth() {
   Call call("");
   return static_cast<int>(stack().contexts.size()) - 1;
+}
+
+// How long loading takes, in microseconds. Other calls do not wait for it.
+FAKE void fake_set_load_delay(int delay) {
+  Call call("");
+  fake->load_delay = delay;
+}
+
+// How many images were being loaded at one time, at most.
+FAKE int fake_most_loading() {
+  Call call("");
+  return fake->most_loading;
 }
 
 // What a launch does. It is called without a lock, on the launching thread, and returns the launch's result.
@@ -208,6 +224,12 @@ FAKE CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   if (const CUresult result = call.begin("[" + name + "] context=" + text(current()))) return result;
   if (current() == nullptr) return kInvalidContext;
   if (const CUresult result = check_image(image, fake->devices.at(current()->device).capability)) return result;
+  fake->most_loading = std::max(fake->most_loading, ++fake->loading);
+  const auto delay = std::chrono::microseconds(fake->load_delay);
+  call.unlock();
+  std::this_thread::sleep_for(delay);
+  call.lock();
+  --fake->loading;
   *module = new CUmod_st{current(), name};
   fake->modules.insert(*module);
   return kSuccess;

@@ -102,6 +102,14 @@ class FakeDriver:
         """How many contexts this thread pushed and did not pop."""
         return int(self._library.fake_depth())
 
+    def set_load_delay(self, microseconds: int) -> None:
+        """How long loading takes. Other calls do not wait for it."""
+        self._library.fake_set_load_delay(microseconds)
+
+    def most_loading(self) -> int:
+        """How many images were being loaded at one time, at most."""
+        return int(self._library.fake_most_loading())
+
     def set_launch(self, launch: Launch) -> None:
         """What a launch does.
 

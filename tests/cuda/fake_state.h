@@ -59,6 +59,9 @@ struct Fake {
   int version = 12080;
   int contexts_made = 0;
   int streams_made = 0;
+  int load_delay = 0;  // microseconds
+  int loading = 0;
+  int most_loading = 0;
   std::map<int, Device> devices;
   std::set<CUcontext> contexts;
   std::set<const void*> streams;
@@ -148,6 +151,7 @@ class Call {
   }
 
   void unlock() { lock_.unlock(); }
+  void lock() { lock_.lock(); }
 
  private:
   std::unique_lock<std::mutex> lock_;

@@ -239,6 +239,20 @@ def test_the_best_code_for_the_device_is_taken(driver, launcher, capability, tak
     driver.set_device(capability=capability)
     launcher.kernels([code(*rule) for rule in rules]).launch(driver.stream())
     assert driver.calls("cuLaunchKernel")[0].startswith(f"kernel[FAKE {taken} ")
+    assert len(driver.calls("cuModuleLoadData")) == 1  # no other is tried
+
+
+def test_machine_code_for_an_earlier_device_is_better_than_ptx_for_this_one(driver, launcher):
+    driver.set_device(capability=86)
+    launcher.kernels([code(80, Rule.SAME_MAJOR), code(86, Rule.LATER)]).launch(driver.stream())
+    assert driver.calls("cuLaunchKernel")[0].startswith("kernel[FAKE 80 1 ")
+
+
+def test_machine_code_of_another_major_version_is_not_tried(driver, launcher):
+    driver.set_device(capability=120)
+    kernels = launcher.kernels([code(90, Rule.SAME_MAJOR), code(86, Rule.SAME_MAJOR), code(80, Rule.LATER)])
+    kernels.launch(driver.stream())
+    assert driver.calls("cuModuleLoadData") == [f"[FAKE 80 2 {KEY}] context=0"]
 
 
 def test_of_ptx_the_latest_that_runs_is_taken(driver, launcher):
@@ -439,9 +453,12 @@ def test_reading_takes_the_streams_context(driver, launcher):
     assert driver.depth() == 0
 
 
-@pytest.mark.parametrize("function", ["cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuStreamGetCtx"])
+@pytest.mark.parametrize(
+    "function", ["cuStreamGetCtx", "cuCtxPushCurrent", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuCtxPopCurrent"]
+)
 def test_a_failed_read_is_said_and_the_next_works(driver, launcher, function):
-    number, stream = np.array([7], np.int32), driver.stream()
+    driver.set_device(1, 90)
+    number, stream = np.array([7], np.int32), driver.stream(1)
     kernels = launcher.kernels([code()])
     driver.fail(function, 700)
     with pytest.raises(LauncherError, match=f"{function} failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
@@ -494,10 +511,12 @@ def test_threads_that_launch_at_once_load_each_kernel_once(driver, launcher):
     archives = [[code(note=f" {i}")] for i in range(8)]
     kernels = [launcher.kernels(archive) for archive in archives * 4]
     threads = 8
+    driver.set_load_delay(20_000)
     assert launcher.launch_at_once(kernels, threads, driver.stream()) == 0
     assert sorted(driver.calls("cuModuleLoadData")) == [f"[FAKE 90 0 {KEY} {i}] context=0" for i in range(8)]
     assert len(driver.calls("cuLaunchKernel")) == threads * len(kernels)
     assert driver.calls("cuModuleUnload") == []
+    assert driver.most_loading() > 1  # of different kernels
 
 
 def test_threads_of_two_devices_do_not_mix_contexts(driver, launcher):
