@@ -14,12 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cuda import fake_driver
-from tests.cuda.launcher import PROBE, Launcher, LauncherError, code
+from tests.cuda.launcher import PROBE, LauncherError, code
 from turbo_onnx.custom_ops.cuda.archive import Code, Rule, pack, unpack
 
 COMPILER = fake_driver.compiler()
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 CODES = [
     code(capability, rule, key=key, aligned=aligned, arguments="pil", shared=4096, tile=(1, 64, 2))
@@ -56,15 +55,10 @@ def line(code: Code) -> str:
     return " ".join(map(str, words))
 
 
-@pytest.fixture(scope="module")
-def launcher(probe_library: Path) -> Launcher:
-    return Launcher(probe_library)
-
-
 class Program:
     """The launcher as a process, under sanitizers: an archive in, a line out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, driver: Path) -> None:
         program = folder / "probe"
         source = folder / "empty.cc"
         source.write_text("int main() {}")
@@ -73,7 +67,7 @@ class Program:
         include = f"-I{fake_driver.INCLUDE}"
         command = [str(COMPILER), "-std=c++17", *flags, include, *map(str, PROBE), "-o", str(program), "-ldl"]
         subprocess.run([*command, "-pthread"], check=True)
-        self._environment = os.environ | {"TURBO_ONNX_CUDA_DRIVER": str(fake_driver.build(folder))}
+        self._environment = os.environ | {"TURBO_ONNX_CUDA_DRIVER": str(driver)}
         self._process = subprocess.Popen(
             [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment
         )
@@ -95,8 +89,8 @@ class Program:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    program = Program(tmp_path_factory.mktemp("sanitized"))
+def program(tmp_path_factory: pytest.TempPathFactory, fake_library: Path) -> Iterator[Program]:
+    program = Program(tmp_path_factory.mktemp("sanitized"), fake_library)
     yield program
     program.close()
 
@@ -114,19 +108,16 @@ def test_code_that_several_kernels_share_is_stored_once():
     assert len(pack(shared)) < 101_000
 
 
-@needs_compiler
 @given(codes=st.lists(any_code, max_size=6, unique_by=order))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cpp_reads_what_python_packs_the_best_of_each_key_first(launcher, codes):
     assert launcher.list(pack(codes)) == [line(code) for code in sorted(codes, key=order)]
 
 
-@needs_compiler
 def test_an_empty_archive_has_no_kernels(launcher):
     assert launcher.list(pack([])) == []
 
 
-@needs_compiler
 @pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 119, 120, 127, 128, 1000])
 def test_digests_are_those_of_the_standard_library(launcher, size):
     data = bytes(i * 37 % 251 for i in range(size))
@@ -142,7 +133,6 @@ def changed(at: int, value: bytes) -> bytes:
 ENTRY = 24 + sum(2 + len(text) for text in (CODES[0].key, CODES[0].symbol, CODES[0].arguments))  # where its numbers are
 
 
-@needs_compiler
 @pytest.mark.parametrize(
     ("archive", "sentence"),
     [
@@ -175,14 +165,12 @@ def test_a_damaged_archive_is_refused_with_what_is_wrong(launcher, archive, sent
     assert str(caught.value).startswith("the compiled kernels in the model ")
 
 
-@needs_compiler
 def test_an_archive_that_ends_early_is_refused_wherever_it_ends(program):
     archive = pack(CODES)
     for end in range(0, len(archive), 7):
         assert "damaged" in program.read(archive[:end])
 
 
-@needs_compiler
 @given(data=st.data())
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_crashes_the_launcher(program, data):
@@ -198,7 +186,6 @@ def test_no_damage_crashes_the_launcher(program, data):
     assert answer.isdigit() or "the compiled kernels in the model" in answer
 
 
-@needs_compiler
 @given(archive=st.binary(max_size=200))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_crash_the_launcher(program, archive):

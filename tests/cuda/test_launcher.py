@@ -1,63 +1,17 @@
-"""The C++ launcher on a fake driver: which kernel it takes, what it asks of the driver, what it says when it fails."""
+"""The C++ launcher on a fake driver: what it launches, in which context, and what it asks of the driver."""
 
 from __future__ import annotations
 
 import ctypes
 import itertools
-import shutil
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.cuda import fake_driver
-from tests.cuda.fake_driver import FakeDriver
-from tests.cuda.launcher import KEY, Launcher, LauncherError, code
+from tests.cuda.launcher import KEY, LauncherError, code
 from turbo_onnx.custom_ops.cuda import variant
 from turbo_onnx.custom_ops.cuda.archive import Rule
-
-pytestmark = pytest.mark.skipif(fake_driver.compiler() is None, reason="no C++ compiler")
-
-OUT_OF_MEMORY = 2
-REFUSALS = {
-    200: "CUDA_ERROR_INVALID_IMAGE",
-    209: "CUDA_ERROR_NO_BINARY_FOR_GPU",
-    218: "CUDA_ERROR_INVALID_PTX",
-    221: "CUDA_ERROR_JIT_COMPILER_NOT_FOUND",
-    222: "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
-}
-_copies = itertools.count()
-
-
-@pytest.fixture
-def new_launcher(probe_library: Path, tmp_path: Path) -> Callable[[], Launcher]:
-    """Makes launchers that share nothing, as if each were in a process of its own."""
-
-    def make() -> Launcher:
-        return Launcher(shutil.copy(probe_library, tmp_path / f"probe{next(_copies)}.so"))
-
-    return make
-
-
-@pytest.fixture
-def driver(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", str(fake_library))
-    driver = FakeDriver(fake_library)
-    driver.reset()
-    yield driver
-    driver.reset()
-
-
-@pytest.fixture
-def launcher(driver: FakeDriver, new_launcher: Callable[[], Launcher]) -> Launcher:
-    del driver  # has to be there
-    return new_launcher()
-
-
-# Launching
 
 
 def test_a_launch_covers_the_work_with_tiles_and_passes_the_arguments_in_order(driver, launcher):
@@ -190,9 +144,6 @@ def test_what_a_launch_fails_with_is_said(driver, launcher):
         kernels.launch(stream)
 
 
-# Pointers
-
-
 def test_aligned_pointers_take_the_aligned_kernel_and_others_the_fallback(driver, launcher):
     codes = [code(arguments="pp", aligned=True, note=" aligned"), code(arguments="pp", note=" any")]
     kernels, stream = launcher.kernels(codes), driver.stream()
@@ -217,118 +168,6 @@ def test_pointers_that_are_not_aligned_are_refused_where_there_is_no_fallback(dr
     kernels = launcher.kernels([code(aligned=True)])
     with pytest.raises(LauncherError, match=f"{KEY}: .* has none for pointers that are not multiples of 16"):
         kernels.launch(driver.stream(), values=(8,))
-
-
-# Choosing code for a device
-
-
-@pytest.mark.parametrize(
-    ("capability", "taken"),
-    [
-        (80, "80 1"),
-        (86, "86 1"),
-        (89, "86 1"),
-        (90, "90 0"),
-        (100, "100 0"),
-        (103, "80 2"),  # code for one architecture runs on no other
-        (120, "80 2"),
-    ],
-)
-def test_the_best_code_for_the_device_is_taken(driver, launcher, capability, taken):
-    rules = [(80, Rule.SAME_MAJOR), (86, Rule.SAME_MAJOR), (90, Rule.EXACT), (100, Rule.EXACT), (80, Rule.LATER)]
-    driver.set_device(capability=capability)
-    launcher.kernels([code(*rule) for rule in rules]).launch(driver.stream())
-    assert driver.calls("cuLaunchKernel")[0].startswith(f"kernel[FAKE {taken} ")
-    assert len(driver.calls("cuModuleLoadData")) == 1  # no other is tried
-
-
-def test_machine_code_for_an_earlier_device_is_better_than_ptx_for_this_one(driver, launcher):
-    driver.set_device(capability=86)
-    launcher.kernels([code(80, Rule.SAME_MAJOR), code(86, Rule.LATER)]).launch(driver.stream())
-    assert driver.calls("cuLaunchKernel")[0].startswith("kernel[FAKE 80 1 ")
-
-
-def test_machine_code_of_another_major_version_is_not_tried(driver, launcher):
-    driver.set_device(capability=120)
-    kernels = launcher.kernels([code(90, Rule.SAME_MAJOR), code(86, Rule.SAME_MAJOR), code(80, Rule.LATER)])
-    kernels.launch(driver.stream())
-    assert driver.calls("cuModuleLoadData") == [f"[FAKE 80 2 {KEY}] context=0"]
-
-
-def test_of_ptx_the_latest_that_runs_is_taken(driver, launcher):
-    driver.set_device(capability=100)
-    launcher.kernels([code(c, Rule.LATER) for c in (80, 90, 120)]).launch(driver.stream())
-    assert driver.calls("cuLaunchKernel")[0].startswith("kernel[FAKE 90 2 ")
-
-
-def test_code_for_the_device_without_alignment_is_better_than_aligned_ptx(driver, launcher):
-    codes = [code(90, Rule.EXACT), code(80, Rule.LATER, aligned=True)]
-    launcher.kernels(codes).launch(driver.stream())
-    assert driver.calls("cuLaunchKernel")[0].startswith("kernel[FAKE 90 0 ")
-
-
-def test_a_device_for_which_there_is_no_code_is_named_with_what_there_is_and_what_to_do(driver, launcher):
-    driver.set_device(capability=75)
-    kernels = launcher.kernels([code(80, Rule.SAME_MAJOR), code(90), code(80, Rule.LATER)])
-    with pytest.raises(LauncherError) as caught:
-        kernels.launch(driver.stream())
-    assert not caught.value.invalid
-    assert str(caught.value) == (
-        f"{KEY}: no compiled kernel runs on this device, which is sm_75; the model has sm_80, sm_80 and later as PTX, "
-        "sm_90 alone; optimize again with --target cuda:sm_75"
-    )
-    assert driver.calls("cuModuleLoadData") == []
-
-
-@pytest.mark.parametrize("function", ["cuModuleLoadData", "cuModuleGetFunction"])
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_where_the_driver_refuses_code_the_next_best_is_taken(driver, launcher, function, refusal):
-    """A driver that loads lazily may say only at the second call that it cannot use an image."""
-    driver.fail(function, refusal)
-    kernels, stream = launcher.kernels([code(90), code(80, Rule.LATER)]), driver.stream()
-    kernels.launch(stream)
-    kernels.launch(stream)
-    assert [call[:16] for call in driver.calls("cuLaunchKernel")] == ["kernel[FAKE 80 2"] * 2
-    assert len(driver.calls("cuModuleUnload")) == (function == "cuModuleGetFunction")
-
-
-@pytest.mark.parametrize(("refusal", "name"), REFUSALS.items())
-def test_where_the_driver_refuses_all_code_it_is_to_be_updated(driver, launcher, refusal, name):
-    driver.set_driver_version(11040)
-    driver.fail("cuModuleLoadData", refusal, 1)
-    driver.fail("cuModuleLoadData", 222, 2)
-    kernels, stream = launcher.kernels([code(90), code(80, Rule.LATER)]), driver.stream()
-    with pytest.raises(LauncherError) as caught:
-        kernels.launch(stream)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"{KEY}: no compiled kernel runs on this device, which is sm_90; the model has sm_80 ")
-    assert f"; the driver, of CUDA 11.4, refused them: {name} (" in sentence
-    assert sentence.endswith("; update the driver, or optimize again with --target cuda:sm_90")
-    kernels.launch(stream)  # nothing of it is remembered
-
-
-# Shared memory
-
-
-@pytest.mark.parametrize(("shared", "asks"), [(0, 0), (49152, 0), (49153, 1), (101376, 1)])
-def test_more_shared_memory_than_usual_is_asked_for_once(driver, launcher, shared, asks):
-    driver.set_device(max_shared=101376)
-    kernels, stream = launcher.kernels([code(shared=shared)]), driver.stream()
-    for _ in range(2):
-        kernels.launch(stream)
-    assert len(driver.calls("cuFuncSetAttribute")) == asks
-
-
-def test_more_shared_memory_than_the_device_has_is_refused_with_the_numbers(driver, launcher):
-    driver.set_device(max_shared=101376)
-    kernels = launcher.kernels([code(shared=101377)])
-    message = f"^{KEY}: needs 101377 bytes of shared memory, but this device has 101376$"
-    with pytest.raises(LauncherError, match=message):
-        kernels.launch(driver.stream())
-    assert len(driver.calls("cuModuleLoadData")) == len(driver.calls("cuModuleUnload")) == 1
-
-
-# Contexts
 
 
 def test_another_context_than_the_current_one_is_pushed_and_popped(driver, launcher):
@@ -370,143 +209,6 @@ def test_the_context_is_popped_when_a_launch_throws(driver, launcher):
     assert driver.depth() == 0
 
 
-# Every call of the driver that can fail
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        "cuInit",
-        "cuCtxGetCurrent",
-        "cuStreamGetCtx",
-        "cuCtxPushCurrent",
-        "cuCtxGetDevice",
-        "cuDeviceGetAttribute",
-        "cuModuleLoadData",
-        "cuModuleGetFunction",
-        "cuFuncSetAttribute",
-        "cuLaunchKernel",
-        "cuCtxPopCurrent",
-    ],
-)
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_call_that_fails_is_named_and_the_next_launch_works(driver, launcher, function, after):
-    driver.set_device(1, 90)
-    kernels, stream = launcher.kernels([code(shared=100_000)]), driver.stream(1)
-    driver.fail(function, OUT_OF_MEMORY, after)
-    failures, launches = [], 5
-    for _ in range(launches):
-        try:
-            kernels.launch(stream)
-        except LauncherError as error:
-            failures.append(str(error))
-    times = len(driver.calls(function))
-    assert failures == [f"{KEY}: {function} failed: CUDA_ERROR_OUT_OF_MEMORY (out of memory)"] * (times >= after)
-    assert len(driver.calls("cuModuleLoadData")) - len(driver.calls("cuModuleUnload")) == (
-        2 if function == "cuModuleLoadData" and times >= after else 1
-    )
-    assert driver.depth() == (1 if function == "cuCtxPopCurrent" else 0)  # what the driver does not pop stays
-
-
-def test_a_failed_question_for_the_drivers_version_does_not_hide_the_reason(driver, launcher):
-    driver.fail("cuModuleLoadData", 222)
-    driver.fail("cuDriverGetVersion", OUT_OF_MEMORY)
-    with pytest.raises(LauncherError, match="unknown version of CUDA, refused them: CUDA_ERROR_UNSUPPORTED_PTX"):
-        launcher.kernels([code()]).launch(driver.stream())
-
-
-def test_a_module_without_the_function_is_said_and_unloaded(driver, launcher):
-    with pytest.raises(LauncherError, match="cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND"):
-        launcher.kernels([code(symbol="missing")]).launch(driver.stream())
-    assert len(driver.calls("cuModuleUnload")) == 1
-
-
-def test_code_that_is_not_what_was_compiled_is_refused_before_the_driver_sees_it(driver, launcher):
-    archive = launcher.kernels([code(note=" original")])._archive.replace(b"original", b"0riginal")
-    with pytest.raises(LauncherError, match=f"{KEY}: the compiled kernels in the model are damaged") as caught:
-        launcher.kernels(archive).launch(driver.stream())
-    assert caught.value.invalid
-    assert driver.calls("cuModuleLoadData") == []
-
-
-def test_ptx_has_to_end_as_text_does(driver, launcher):
-    good = code(80, Rule.LATER)
-    kernels = launcher.kernels([type(good)(**(vars(good) | {"data": good.data[:-1]}))])
-    with pytest.raises(LauncherError, match="damaged"):
-        kernels.launch(driver.stream())
-
-
-# Reading
-
-
-def test_reading_copies_one_number_and_waits_for_the_stream_once(driver, launcher):
-    number = np.array([-12345], np.int32)
-    assert launcher.kernels([code()]).read(driver.stream(), number.ctypes.data) == -12345
-    assert driver.calls("cuMemcpyDtoHAsync") == ["bytes=4 stream=0"]
-    assert driver.calls("cuStreamSynchronize") == ["stream=0"]
-
-
-def test_reading_takes_the_streams_context(driver, launcher):
-    driver.set_device(1, 80)
-    number = np.array([7], np.int32)
-    assert launcher.kernels([code()]).read(driver.stream(1), number.ctypes.data) == 7
-    assert driver.depth() == 0
-
-
-@pytest.mark.parametrize(
-    "function", ["cuStreamGetCtx", "cuCtxPushCurrent", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuCtxPopCurrent"]
-)
-def test_a_failed_read_is_said_and_the_next_works(driver, launcher, function):
-    driver.set_device(1, 90)
-    number, stream = np.array([7], np.int32), driver.stream(1)
-    kernels = launcher.kernels([code()])
-    driver.fail(function, 700)
-    with pytest.raises(LauncherError, match=f"{function} failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
-        kernels.read(stream, number.ctypes.data)
-    assert kernels.read(stream, number.ctypes.data) == 7
-
-
-# Opening the driver
-
-
-def test_a_missing_driver_is_said_and_looked_for_again(driver, launcher, monkeypatch, fake_library):
-    kernels, stream = launcher.kernels([code()]), driver.stream()
-    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", "/nonexistent/libcuda.so.1")
-    with pytest.raises(LauncherError, match=f"{KEY}: no NVIDIA driver here: /nonexistent/libcuda.so.1: ") as caught:
-        kernels.launch(stream)
-    assert not caught.value.invalid
-    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", str(fake_library))
-    kernels.launch(stream)
-
-
-def test_the_driver_is_not_needed_to_open_an_archive(new_launcher, monkeypatch):
-    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", "/nonexistent/libcuda.so.1")
-    new_launcher().kernels([code()]).close()
-
-
-def test_a_machine_without_a_device_is_said(driver, launcher):
-    driver.fail("cuInit", 100)
-    with pytest.raises(
-        LauncherError, match=r"cuInit failed: CUDA_ERROR_NO_DEVICE \(no CUDA-capable device is detected\)"
-    ):
-        launcher.open_driver()
-    launcher.open_driver()
-    launcher.open_driver()
-    assert len(driver.calls("cuInit")) == 2
-
-
-@pytest.mark.parametrize("function", ["cuStreamGetCtx", "cuCtxPushCurrent_v2", "cuLaunchKernel"])
-def test_a_driver_that_lacks_a_function_is_to_be_updated(new_launcher, monkeypatch, tmp_path, function):
-    lacking = tmp_path / "libcuda.so"
-    fake_driver.build_shared(lacking, [fake_driver.FOLDER / "null_driver.cc"], f"-D{function}=absent")
-    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", str(lacking))
-    with pytest.raises(LauncherError, match=f"^the NVIDIA driver {lacking} lacks {function}: update it$"):
-        new_launcher().open_driver()
-
-
-# Threads
-
-
 def test_threads_that_launch_at_once_load_each_kernel_once(driver, launcher):
     archives = [[code(note=f" {i}")] for i in range(8)]
     kernels = [launcher.kernels(archive) for archive in archives * 4]
@@ -541,9 +243,6 @@ def test_threads_of_two_devices_do_not_mix_contexts(driver, launcher):
     assert failures == []
     assert len(driver.calls("cuModuleLoadData")) == 2
     assert len(driver.calls("cuLaunchKernel")) == 600
-
-
-# Keys
 
 
 @pytest.mark.parametrize(
