@@ -16,9 +16,7 @@ class RemovePadding {
   explicit RemovePadding(const Signature::Attributes&) {}
 
   void compute(const Context& context, const Kernels& kernels) const {
-    const Tensor tensor = context.input(In::mask);
-    require(tensor.shape.size() == 2, "mask has shape ", tensor.shape, ", but must be a matrix");
-    require(tensor.count() <= INT32_MAX, "mask has more than 2^31 - 1 elements");
+    const Tensor tensor = mask(context);
     const Mask mask{tensor.data, mask_type(tensor.type), static_cast<size_t>(tensor.shape[0]),
                     static_cast<size_t>(tensor.shape[1])};
     int32_t* cu_seqlens = context.output<int32_t>(Out::cu_seqlens, {tensor.shape[0] + 1});
@@ -29,6 +27,14 @@ class RemovePadding {
     const Shape tokens = {cu_seqlens[mask.sequences]};
     kernels.list_tokens(mask, context.output<int64_t>(Out::token_index, tokens),
                         context.output<int64_t>(Out::token_position, tokens));
+  }
+
+  // The mask, whose shape is checked.
+  static Tensor mask(const Context& context) {
+    const Tensor tensor = context.input(In::mask);
+    require(tensor.shape.size() == 2, "mask has shape ", tensor.shape, ", but must be a matrix");
+    require(tensor.count() <= INT32_MAX, "mask has more than 2^31 - 1 elements");
+    return tensor;
   }
 
  private:
