@@ -75,6 +75,13 @@ class Report:
         return "partial" if value == "partial" else bool(value)
 
     @property
+    def precision(self) -> dict[str, Any]:
+        """What the result computes in, and how many nodes do in half precision and in float32 where it is asked for."""
+        facts = self.facts
+        counts: dict[str, Any] = {key: facts[key] for key in ("half_precision_nodes", "float32_nodes") if key in facts}
+        return {"type": facts.get("precision", "fp32"), **counts}
+
+    @property
     def rejected(self) -> list[Rejection]:
         """What was nearly done, and why not."""
         return [rejection for step in self.passes for rejection in step.rejected]
@@ -98,6 +105,7 @@ class Report:
                 for step in self.passes
             ],
             "attention": {"found": self.attention_found, "fused": self.attention_fused},
+            "precision": self.precision,
             "packed": self.packed,
             "packed_node_share": round(self.packed_node_share, 4),
             "verify": {

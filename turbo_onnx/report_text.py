@@ -28,6 +28,10 @@ def headline(report: Report) -> list[str]:
             report.packed, "Padding: not removed."
         )
     )
+    precision = report.precision
+    if precision["type"] != "fp32":
+        half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
+        lines.append(f"Precision: {precision['type']} in {half} nodes; {full} stay in float32.")
     check = report.verify
     if check.ok is None:
         lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")

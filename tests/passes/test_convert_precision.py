@@ -122,7 +122,7 @@ def test_an_output_that_is_read_further_down_keeps_its_name_and_the_reader_its_t
         ("b = ReduceL2<axes = [1]>(a)", "ReduceL2 stays in float32: it sums up many numbers"),
         ("b = Sqrt(a)", "Sqrt stays in float32: it stretches the range of its numbers"),
         ("b = Pow(a, a)", "Pow stays in float32: it stretches the range of its numbers"),
-        ("b = Softplus(a)", "Softplus stays in float32: it is not known to be as good in half"),
+        ("b = Softplus(a)", "Softplus stays in float32: it may be worse in half precision"),
         ("b = Div(a, a)", "it divides by a computed number, which may be too small for half precision"),
         (
             "b = LayerNormalization<axis = -1, stash_type = 16>(a, v)",
@@ -182,7 +182,9 @@ MASKED = """g (float[N,4] x, bool[N,4] mask) => (float[N,4] y)
     <float low = {LOW}> {{ a = MatMul(x, w) b = Where(mask, a, low) y = Softmax(b) }}"""
 
 
-@pytest.mark.parametrize(("low", "stays"), [("-3.4028235e38", True), ("-1e9", True), ("-65504", False), ("-inf", False)])
+@pytest.mark.parametrize(
+    ("low", "stays"), [("-3.4028235e38", True), ("-1e9", True), ("-65504", False), ("-inf", False)]
+)
 def test_a_mask_that_would_become_infinite_stays(low: str, stays: bool) -> None:
     body = MASKED.replace("{{", "{").replace("}}", "}").replace("{LOW}", "{1}")
     model = parse(graph(body), {"w": W})
@@ -303,6 +305,12 @@ def test_a_mask_is_cast_from_its_integers_at_once() -> None:
     (node,) = (node for node in model.graph.nodes if node.op == "Mul")
     assert node.inputs[1].inputs[0].inputs[0].name == "mask"
     assert count(model)["Cast"] == 3
+
+
+def test_numbers_cast_from_another_floating_point_type_are_none_of_integers() -> None:
+    model, report = converted("g (double[N,4] x) => (float[N,4] y) { a = Cast<to = 1>(x) b = Neg(a) y = MatMul(b, w) }")
+    assert types(model) == {"Neg": "float16", "MatMul": "float16"}
+    assert report.rejected == []
 
 
 # -- readers of other kinds -------------------------------------------------------------------------------------------

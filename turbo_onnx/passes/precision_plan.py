@@ -31,12 +31,16 @@ Measure = Callable[[Model, Sequence[gs.Variable]], Mapping[str, float]]
 """The largest |x| that tensors of a model reach, by name."""
 
 _CHUNK = 1 << 20  # elements that are looked at together
-_FROM_INTEGERS = ("Cast", "CastLike", "Range", "ConstantOfShape", "EyeLike", "OneHot")
+_MAKES_FLOATS = ("Cast", "CastLike", "Range", "ConstantOfShape", "EyeLike", "OneHot")
 
 
 def is_float32(tensor: Tensor) -> bool:
     """Whether the tensor is known to be in float32."""
     return isinstance(tensor.dtype, (np.dtype, type)) and np.dtype(tensor.dtype) == np.float32
+
+
+def _may_be_float(tensor: Tensor) -> bool:
+    return not isinstance(tensor.dtype, (np.dtype, type)) or np.dtype(tensor.dtype).kind not in "iub"
 
 
 class Plan:
@@ -82,7 +86,7 @@ class Plan:
         for node in self.nodes:
             if not any(is_float32(tensor) for tensor in node.outputs) or any(subgraphs(node)):
                 continue
-            if is_op(node, *_FROM_INTEGERS):
+            if is_op(node, *_MAKES_FLOATS):
                 continue
             try:
                 self.chosen[id(node)] = half_operands(node, self.model.opset, self.half)
@@ -97,7 +101,7 @@ class Plan:
         integral: set[int] = set()
         for node in self.nodes:
             reads = [tensor for tensor in node.inputs if isinstance(tensor, gs.Variable) and is_float32(tensor)]
-            made = is_op(node, *_FROM_INTEGERS) and not reads
+            made = is_op(node, *_MAKES_FLOATS) and not any(map(_may_be_float, node.inputs))
             if made or (reads and all(id(tensor) in integral for tensor in reads)):
                 integral |= {id(tensor) for tensor in node.outputs}
                 if id(node) in self.chosen:
@@ -204,7 +208,9 @@ def unfit(values: np.ndarray, half: HalfType) -> str | None:
             sizes = sizes[np.isfinite(sizes)]
             largest = float(sizes.max(initial=0.0))
         if largest > half.largest:
-            return f"holds {part[np.abs(part) == np.float32(largest)][0]:.4g}, and {half.name} ends at {half.largest:.4g}"
+            return (
+                f"holds {part[np.abs(part) == np.float32(largest)][0]:.4g}, and {half.name} ends at {half.largest:.4g}"
+            )
         total += float(np.dot(sizes, sizes))
         small = np.count_nonzero(sizes < half.smallest_normal) - np.count_nonzero(sizes == 0.0)
         most += small * (half.smallest_normal * half.roundoff) ** 2

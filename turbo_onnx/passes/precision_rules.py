@@ -103,7 +103,7 @@ def half_operands(node: gs.Node, opset: int, half: HalfType) -> Operands:
 def _standard(node: gs.Node, opset: int, half: HalfType) -> Operands:
     role = STANDARD.get(node.op)
     if role is None:
-        raise Reject("{} stays in float32: {}", node.op, _WHY_NOT.get(node.op, "it is not known to be as good in half"))
+        raise Reject("{} stays in float32: {}", node.op, _WHY_NOT.get(node.op, "it may be worse in half precision"))
     if half is BFLOAT16 and (node.op in NO_BFLOAT16 or opset < _BFLOAT16_SINCE):
         raise Reject("ONNX Runtime has no kernel for {} in bfloat16 on CUDA at opset {}", node.op, opset)
     schema = onnx.defs.get_schema(node.op, opset, "")
