@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+#include "custom_ops/cuda/kernels.h"
+#include "custom_ops/varlen_attention/operator.h"
+
+namespace turbo_onnx {
+
+class CudaVarlenAttention {
+ public:
+  using Signature = signature::VarlenAttention;
+  using Out = Signature::Out;
+
+  explicit CudaVarlenAttention(const Signature::Attributes& attributes)
+      : attributes_(attributes), heads_(VarlenAttention::heads(attributes)) {}
+
+  void compute(const Context& context, const cuda::Kernels& kernels) const {
+    const VarlenAttentionOperands operands(context, heads_);
+    const Tensor& bias = operands.attention_bias;
+    const bool packed = operands.cu_seqlens.present;
+    const bool joined = !operands.key.present;
+    const size_t* strides = operands.bias_strides;
+    const bool bias_by_query = bias && bias.shape[2] != 1;
+    const bool bias_by_key = bias && (bias.shape[3] != 1 || operands.key_rows == 1);
+    char* output = context.output<char>(Out::output, operands.output);
+    const auto key = cuda::Key("varlen_attention")
+                         .type(operands.query.type)
+                         .value("heads", heads_)
+                         .value("head", operands.head_size)
+                         .value("value", operands.value_head_size)
+                         .value("joined", joined)
+                         .value("packed", packed)
+                         .value("causal", attributes_.causal != 0)
+                         .value("guard", attributes_.guard != 0)
+                         .value("bias", operands.bias.present)
+                         .value("attention_bias", bias.present)
+                         .value("bias_by_query", bias_by_query)
+                         .value("bias_by_key", bias_by_key);
+    // Where rows are packed, tiles of rows are at most so many: no tile has rows of two sequences.
+    const auto grid = [&](cuda::Tile tile) {
+      const uint64_t rows = operands.query_rows;
+      const uint64_t tiles =
+          packed ? rows / tile.x + operands.sequences : operands.sequences * cuda::tiles(rows, tile.x);
+      return cuda::Grid{rows == 0 ? 0 : tiles, heads_};
+    };
+    kernels.launch(context.stream(), key, grid, operands.query.data, operands.key.data, operands.value.data,
+                   operands.bias.data, operands.cu_seqlens.data, bias.data, output,
+                   count(operands.sequences, "sequences"), count(operands.query_rows, "rows of queries"),
+                   count(operands.key_rows, "rows of keys"), static_cast<int64_t>(strides[0]),
+                   static_cast<int64_t>(strides[1]), static_cast<int64_t>(strides[2]), attributes_.scale);
+  }
+
+ private:
+  // The kernel counts rows in 32 bits, up to the end of the last tile.
+  static int32_t count(size_t number, const char* of) {
+    constexpr size_t kMost = INT32_MAX - 1024;
+    require(number <= kMost, "there are ", number, " ", of, ", but must be at most ", kMost);
+    return static_cast<int32_t>(number);
+  }
+
+  Signature::Attributes attributes_;
+  size_t heads_;
+};
+
+}  // namespace turbo_onnx

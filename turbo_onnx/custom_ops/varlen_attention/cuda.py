@@ -1,0 +1,114 @@
+"""VarlenAttention on CUDA: which kernels a node needs, and in tiles of what size."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from turbo_onnx.custom_ops.cuda.sizes import known, power_of_two
+from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
+from turbo_onnx.errors import Reject
+
+_KERNEL = "turbo_onnx.custom_ops.varlen_attention.flash_attention"
+_LARGEST_HEAD = 256
+
+
+class Tile(NamedTuple):
+    """How a program works: queries, keys of one step, warps, and stages of the loop over keys."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def tile(element: str, head: int, bias_by_query: bool, capability: int) -> Tile:
+    """The block for an element type and a head size, which is a power of two from 16 to 256.
+
+    Chosen so that nothing spills, and so that a program for 8.0 takes at most the 99 KiB of shared memory that 8.6 and
+    8.9 have. An attention bias with a row for each query is not loaded as products need it, which takes registers.
+    """
+    if element == "float32":  # products on the ordinary cores: TF32 would keep 10 bits of the mantissa
+        return Tile(32 if head <= 128 else 16, 32 if head <= 64 else 16, 8, 1)
+    if head > 128:
+        return Tile(64, 32, 8, 2)
+    if bias_by_query:
+        return Tile(128, max(head, 32), 8, 2) if head <= 64 else Tile(64, 32, 8, 2)
+    if head > 64:
+        return Tile(128, 64, 8, 2) if capability >= 90 else Tile(128, 32, 8, 3)
+    return Tile(128, 64, 4, 3 if capability >= 90 else 2)
+
+
+def variants(use: Use, capability: int) -> list[Variant]:
+    """The kernels for the node's heads: one for each way in which its attention bias may be broadcast.
+
+    Raises:
+        Reject: a width is not known, or is no multiple of the number of heads; heads are too large.
+    """
+    joined = not use.has("key")
+    heads = int(use.attributes["num_heads"])
+    width = known(use, "query", -1) // (3 if joined else 1)
+    value_width = width if joined else known(use, "value", -1)
+    if width % heads or value_width % heads:
+        raise Reject("widths {} and {} are not multiples of {} heads", width, value_width, heads)
+    head, value = width // heads, value_width // heads
+    if not 0 < head <= _LARGEST_HEAD or not 0 < value <= _LARGEST_HEAD:
+        raise Reject("heads of {} and {} columns are not between 1 and {}", head, value, _LARGEST_HEAD)
+    sizes = {"heads": heads, "head": head, "value": value}
+    flags = {
+        "joined": joined,
+        "packed": use.has("cu_seqlens"),
+        "causal": bool(use.attributes["causal"]),
+        "guard": bool(use.attributes["guard"]),
+        "bias": use.has("bias"),
+        "attention_bias": use.has("attention_bias"),
+    }
+    ways = itertools.product(_by_query(use), _by_key(use)) if flags["attention_bias"] else [(False, False)]
+    return [
+        _variant(use.types["query"], capability, sizes, flags | {"bias_by_query": by_query, "bias_by_key": by_key})
+        for by_query, by_key in ways
+    ]
+
+
+def _by_query(use: Use) -> list[bool]:
+    """Whether the attention bias has more than one row of queries: both, if only a run can tell."""
+    size = use.size("attention_bias", 2)
+    return [False, True] if size is None else [size != 1]
+
+
+def _by_key(use: Use) -> list[bool]:
+    """Whether the attention bias has as many columns as there are keys: both, if only a run can tell."""
+    bias, key = use.shapes.get("attention_bias"), use.shapes.get("key" if use.has("key") else "query")
+    if bias is None or key is None:
+        return [False, True]
+    if bias[3] == key[1]:
+        return [True]
+    return [False, True] if bias[3] == 1 or isinstance(bias[3], str) else [True]
+
+
+def _variant(element: str, capability: int, sizes: Mapping[str, int], flags: Mapping[str, bool]) -> Variant:
+    block_head, block_value = (max(power_of_two(sizes[name]), 16) for name in ("head", "value"))
+    block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
+    rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "output")
+    constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
+    return Variant(
+        key=key("varlen_attention", element, **sizes, **flags),
+        module=_KERNEL,
+        function="varlen_attention",
+        arguments={name: "*i32" if name == "cu_seqlens" else pointer(element) for name in rows}
+        | dict.fromkeys(("sequences", "query_rows", "key_rows"), "i32")
+        | dict.fromkeys(("bias_batch_stride", "bias_head_stride", "bias_query_stride"), "i64")
+        | {"scale": "fp32"},
+        constants=constants
+        | {
+            "BLOCK_QUERIES": block.queries,
+            "BLOCK_KEYS": block.keys,
+            "BLOCK_HEAD": block_head,
+            "BLOCK_VALUE": block_value,
+            "STAGES": block.stages,
+        },
+        tile=(block.queries, 1, 1),
+        num_warps=block.warps,
+        num_stages=block.stages,
+    )
