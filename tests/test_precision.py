@@ -34,7 +34,16 @@ from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.precision import HALF_TYPES, Precision
 from turbo_onnx.report_text import headline
 from turbo_onnx.sessions import open_session
-from turbo_onnx.verify import HALF_TOLERANCES, Case, Tolerance, Verification, _deviations, difference_of, verify
+from turbo_onnx.verify import (
+    HALF_TOLERANCES,
+    Case,
+    Tolerance,
+    Verification,
+    deviation,
+    deviations_of,
+    difference_of,
+    verify,
+)
 from turbo_onnx.verify_inputs import InputSpec, describe
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no compiler for CUDA kernels")
@@ -82,9 +91,9 @@ def check_within(converted: Converted, actual: dict[str, np.ndarray], precision:
     for name, before in converted.expected.items():
         left, right = (real_rows(converted.graph.mask, array) for array in (before, actual[name]))
         assert right.dtype == left.dtype
-        limits, deviation = HALF_TOLERANCES[precision], float(np.std(left.astype(np.float64)))
-        difference, _, bound = difference_of(left, right, limits, deviation=deviation)
-        assert (difference <= bound).all(), (name, float(difference.max()), deviation)
+        limits, spread = HALF_TOLERANCES[precision], deviation(left.astype(np.float64).reshape(-1))
+        difference, _, bound = difference_of(left, right, limits, spread=spread)
+        assert (difference <= bound).all(), (name, float(difference.max()), spread)
 
 
 def test_exports_in_float16_compute_the_same_by_their_bodies(in_float16: Converted) -> None:
@@ -192,13 +201,21 @@ def test_a_model_without_bfloat16_runs_as_it_is() -> None:
 def test_differences_are_measured_in_deviations_of_the_output_over_all_cases() -> None:
     counted = Counted()
     cases = [Case("a", {}, {"y": np.float32([1, 3])}, counted), Case("b", {}, {"y": np.float32([5, np.inf])}, counted)]
-    assert _deviations(cases) == {"y": pytest.approx(np.std([1, 3, 5]))}
+    assert deviations_of(cases) == {"y": pytest.approx(np.std([1, 3, 5]))}
+
+
+def test_fills_of_masks_do_not_widen_the_tolerance() -> None:
+    numbers = normal(1000).astype(np.float64)
+    filled = np.concatenate([numbers, np.full(100, -1e9)])
+    assert deviation(filled) == deviation(numbers) == pytest.approx(np.std(numbers))
+    assert deviation(np.float64([0, 0, 0, 1])) == pytest.approx(np.std([0, 0, 0, 1]))
+    assert deviation(np.zeros(0)) == 0.0
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_tolerance_is_a_share_of_the_deviation_and_four_roundings(precision: Precision) -> None:
     before = np.float32([0.0, 8.0])
-    _, _, bound = difference_of(before, before, HALF_TOLERANCES[precision], deviation=1.0)
+    _, _, bound = difference_of(before, before, HALF_TOLERANCES[precision], spread=1.0)
     noise = {"fp16": 0.02, "bf16": 0.16}[precision]
     np.testing.assert_allclose(bound, [noise, noise + 32 * HALF_TYPES[precision].roundoff])
 

@@ -68,6 +68,8 @@ class Plan:
         self._drop_large(measure)
         self._drop_lonely()
         self._drop_growing()
+        order = {id(node): position for position, node in enumerate(self.nodes)}
+        self.kept.sort(key=lambda entry: order[id(entry[0])])
 
     def tensors_of(self, node: gs.Node) -> Iterator[Tensor]:
         """The tensors of a chosen node that are in half precision."""
