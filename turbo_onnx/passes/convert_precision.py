@@ -2,7 +2,8 @@
 
 Which nodes do is decided in `precision_plan`. Here the graph is rewritten: the weights that those nodes read are stored
 in half precision, and a Cast stands wherever a tensor goes from one side to the other: one for each tensor and type, so
-that a number is never cast back and forth between neighbours. The model's inputs and outputs keep their types.
+that a number is never cast back and forth between neighbours. The model's inputs and outputs keep their types. The
+converted weights are held in memory, unlike others, which stay in their file.
 """
 
 from __future__ import annotations
