@@ -93,9 +93,7 @@ def compile_kernels(kernels: Mapping[int, Iterable[Variant]], targets: Iterable[
     digests = [_digest(job, tools) for job in jobs]
     answers = {digest: json.loads(data) for digest in digests if (data := cache.load(digest)) is not None}
     missing = {digest: job for digest, job in zip(digests, jobs, strict=True) if digest not in answers}
-    for digest, answer in zip(missing, _compile(list(missing.values()), tools), strict=True):
-        cache.store(digest, json.dumps(answer).encode())
-        answers[digest] = answer
+    answers |= _compile(missing, tools)
     return [_compiled(job, answers[digest], targets) for job, digest in zip(jobs, digests, strict=True)]
 
 
@@ -120,14 +118,23 @@ def _sources(module: str) -> str:
     return kernel_sources.digest(module)
 
 
-def _compile(jobs: list[_Job], tools: Toolchain) -> list[dict[str, Any]]:
+def _compile(jobs: Mapping[str, _Job], tools: Toolchain) -> dict[str, dict[str, Any]]:
+    """The workers' answers to the jobs, by digest. Each is in the cache as soon as it is there."""
+    digests = list(jobs)
+    answers: dict[str, dict[str, Any]] = {}
+
+    def keep(index: int, answer: dict[str, Any]) -> None:
+        answers[digests[index]] = answer
+        cache.store(digests[index], json.dumps(answer).encode())
+
     try:
-        return workers.run(compile_worker.__name__, [job.fields() for job in jobs], tools)
+        workers.run(compile_worker.__name__, [job.fields() for job in jobs.values()], tools, keep)
     except workers.JobError as error:
         raise PassError(
-            f"{jobs[error.index]} cannot be compiled by Triton {tools.triton}: {error}; this is a bug in turbo-onnx or"
-            " in Triton, please report it."
+            f"{jobs[digests[error.index]]} cannot be compiled by Triton {tools.triton}: {error}; this is a bug in"
+            " turbo-onnx or in Triton, please report it."
         ) from None
+    return answers
 
 
 def _compiled(job: _Job, answer: Mapping[str, Any], targets: frozenset[int]) -> Compiled:

@@ -9,7 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,39 +28,40 @@ class JobError(Exception):
         self.index = index
 
 
-def run(module: str, jobs: Sequence[Mapping[str, Any]], tools: Toolchain) -> list[dict[str, Any]]:
+Job = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+def run(module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int, Answer], None]) -> None:
     """Do the jobs, on all cores.
 
     Args:
         module: what each process runs; it reads jobs from stdin and writes answers to stdout, as JSON, one a line.
         jobs: as JSON objects.
         tools: makes the environment.
-
-    Returns:
-        The answers, in the order of the jobs.
+        done: called with each job's index and its answer as soon as there is one, from several threads.
 
     Raises:
         JobError: a process ended without an answer, or answered that it failed. No process is left.
     """
     if not jobs:
-        return []
-    crew = _Crew(module, jobs, tools)
+        return
+    crew = _Crew(module, jobs, tools, done)
     count = min(os.cpu_count() or 1, -(-len(jobs) // _JOBS_EACH))
     with (
         TemporaryDirectory(prefix="turbo-onnx-", ignore_cleanup_errors=True) as name,
         ThreadPoolExecutor(count) as pool,  # a thread for each process, which only waits for it
     ):
         try:
-            for done in as_completed([pool.submit(crew.serve, Path(name, str(number))) for number in range(count)]):
-                done.result()
+            for served in as_completed([pool.submit(crew.serve, Path(name, str(n))) for n in range(count)]):
+                served.result()
         finally:  # also where the user interrupts
             crew.dismiss()
-    return crew.answers
 
 
 class _Crew:
-    def __init__(self, module: str, jobs: Sequence[Mapping[str, Any]], tools: Toolchain) -> None:
-        self.answers: list[dict[str, Any]] = [{} for _ in jobs]
+    def __init__(self, module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int, Answer], None]) -> None:
+        self._done = done
         self._command = [sys.executable, "-P", "-m", module]
         self._jobs = jobs
         self._tools = tools
@@ -86,7 +87,7 @@ class _Crew:
         try:
             while not self._over.is_set():
                 index = self._waiting.get_nowait()
-                self.answers[index] = self._answer(process, index, folder / "log")
+                self._done(index, self._answer(process, index, folder / "log"))
         except queue.Empty:
             pass
         finally:
@@ -99,7 +100,7 @@ class _Crew:
         for process in self._processes:
             process.kill()
 
-    def _answer(self, process: subprocess.Popen[str], index: int, log: Path) -> dict[str, Any]:
+    def _answer(self, process: subprocess.Popen[str], index: int, log: Path) -> Answer:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # the end of stdout tells
             process.stdin.write(json.dumps(self._jobs[index]) + "\n")
@@ -107,7 +108,7 @@ class _Crew:
         line = process.stdout.readline()
         if not line:
             raise JobError(index, f"the compiler ended with {process.wait()}: {_last_words(log)}")
-        answer: dict[str, Any] = json.loads(line)
+        answer: Answer = json.loads(line)
         if "error" in answer:
             raise JobError(index, answer["error"])
         return answer
