@@ -27,6 +27,7 @@ from turbo_onnx.comparison import compare_files
 from turbo_onnx.counted import Counted
 from turbo_onnx.emulation import emulated, runnable_on_cpu
 from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.inspection import inspect
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.passes.base import PassReport
@@ -277,19 +278,21 @@ def test_the_conversion_runs_behind_all_lowering_and_can_be_skipped() -> None:
 
 
 @needs_compiler
-def test_from_option_to_artifact_and_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_from_option_to_artifact_and_back(tmp_path: Path, precision: Precision, kind: int) -> None:
     source, target = save(encoder(), tmp_path / "m.onnx"), tmp_path / "half.onnx"
-    result = turbo_onnx.optimize(source, output=target, target="cuda:sm_80", precision="fp16")
+    result = turbo_onnx.optimize(source, output=target, target="cuda:sm_80", precision=precision)
     assert result.report.verify.ok
     proto = onnx.load(target)
     assert [value.type.tensor_type.elem_type for value in proto.graph.output] == [TensorProto.FLOAT]
     properties = {entry.key: entry.value for entry in proto.metadata_props}
-    assert json.loads(properties["turbo_onnx.options"])["precision"] == "fp16"
-    assert TensorProto.FLOAT16 in {tensor.data_type for tensor in proto.graph.initializer}
+    assert json.loads(properties["turbo_onnx.options"])["precision"] == precision
+    assert kind in {tensor.data_type for tensor in proto.graph.initializer}
     counts = result.report.to_dict()["precision"]
-    assert counts == {"type": "fp16", "half_precision_nodes": 4, "float32_nodes": 1}
-    assert "Precision: fp16 in 4 nodes; 1 stay in float32." in headline(result.report)
+    assert counts == {"type": precision, "half_precision_nodes": 4, "float32_nodes": 1}
+    assert f"Precision: {precision} in 4 nodes; 1 stay in float32." in headline(result.report)
     assert compare_files(source, target).ok
+    assert inspect(target).to_json()
 
 
 @needs_compiler
