@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-EXTRAS := cpu,test,dev,bench,demo
+EXTRAS := cpu,cuda,test,dev,bench,demo
 SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
 CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
 

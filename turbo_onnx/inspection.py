@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from turbo_onnx import __version__, pipeline
-from turbo_onnx.errors import InputError
+from turbo_onnx.custom_ops.cuda.archive import Rule, unpack
+from turbo_onnx.custom_ops.cuda.targets import sm
+from turbo_onnx.custom_ops.specification import CUDA_DOMAIN
+from turbo_onnx.errors import InputError, ModelFormatError
+from turbo_onnx.model import Model
 from turbo_onnx.serialization.exporting import export_graph
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 
-PACKAGES = ("onnx", "onnx-graphsurgeon", "numpy", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = ("onnx", "onnx-graphsurgeon", "numpy", "onnxruntime", "onnxruntime-gpu", "triton")
 
 
 @dataclass
@@ -35,6 +42,7 @@ class Inspection:
         inputs, outputs: name, type and dimensions.
         ops: how many nodes of each operator.
         optimized_by: the version of this tool that made it, or None.
+        kernels: count, bytes and architectures of the compiled kernels in it, or None.
     """
 
     model: str
@@ -47,6 +55,7 @@ class Inspection:
     outputs: dict[str, str]
     ops: dict[str, int]
     optimized_by: str | None
+    kernels: dict[str, Any] | None
 
     def to_json(self) -> str:
         """As JSON text."""
@@ -61,6 +70,7 @@ class Inspection:
             ("opset", f"{self.opset} (IR version {self.ir_version})"),
             ("made by", self.producer or "unknown"),
             ("optimized", f"by turbo-onnx {self.optimized_by}" if self.optimized_by else "no"),
+            *([("kernels", _kernels_line(self.kernels))] if self.kernels is not None else []),
             *(("input", f"{name} {text}") for name, text in self.inputs.items()),
             *(("output", f"{name} {text}") for name, text in self.outputs.items()),
         ):
@@ -77,18 +87,44 @@ def inspect(path: Path) -> Inspection:
     assert model.origin is not None
     artifact = artifact_of(model.shell, str(path))
     weights = export_graph(model.graph).weights.values()
+    archive = _archive(model)
     return Inspection(
         model=str(path),
         bytes=sum(file.stat().st_size for file in model.origin.files()),
         opset=model.opset,
         ir_version=model.shell.ir_version,
         producer=f"{model.shell.producer_name} {model.shell.producer_version}".strip(),
-        parameters=sum(int(np.prod(constant.shape)) for constant in weights),
+        parameters=sum(int(np.prod(constant.shape)) for constant in weights if constant is not archive),
         inputs={tensor.name: _type(tensor) for tensor in model.graph.inputs},
         outputs={tensor.name: _type(tensor) for tensor in model.graph.outputs},
         ops=pipeline.operator_counts(model),
         optimized_by=artifact.version if artifact is not None else None,
+        kernels=None if archive is None else _kernels_of(archive, str(path)),
     )
+
+
+def _archive(model: Model) -> gs.Constant | None:
+    """The compiled kernels that the model's nodes share."""
+    carriers = (node for node in model.graph.nodes if node.domain == CUDA_DOMAIN and node.inputs)
+    return next((node.inputs[-1] for node in carriers if isinstance(node.inputs[-1], gs.Constant)), None)
+
+
+def _kernels_of(archive: gs.Constant, name: str) -> dict[str, Any]:
+    try:
+        codes = unpack(archive.values.tobytes())
+    except (ValueError, struct.error) as error:
+        raise ModelFormatError(f"{name}: its compiled kernels cannot be read: {error}; optimize it again.") from None
+    own = sorted({code.capability for code in codes if code.rule is not Rule.LATER})
+    later = sorted({code.capability for code in codes if code.rule is Rule.LATER})
+    return {
+        "count": len({code.key for code in codes}),
+        "bytes": int(archive.values.nbytes),
+        "architectures": [*map(sm, own), *(f"{sm(capability)} and later (PTX)" for capability in later)],
+    }
+
+
+def _kernels_line(kernels: Mapping[str, Any]) -> str:
+    return f"{kernels['count']} for {', '.join(kernels['architectures'])}; {kernels['bytes'] / 1e6:,.1f} MB"
 
 
 def _type(tensor: object) -> str:

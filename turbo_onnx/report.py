@@ -108,6 +108,8 @@ class Report:
             "precision": self.precision,
             "packed": self.packed,
             "packed_node_share": round(self.packed_node_share, 4),
+            "kernels": self.facts.get("kernels"),
+            "nodes_run_by_body": self.facts.get("nodes_run_by_body", []),
             "verify": {
                 "ok": self.verify.ok,
                 "max_abs": self.verify.max_abs,

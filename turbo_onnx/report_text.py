@@ -32,6 +32,7 @@ def headline(report: Report) -> list[str]:
     if precision["type"] != "fp32":
         half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
         lines.append(f"Precision: {precision['type']} in {half} nodes; {full} stay in float32.")
+    lines += _kernels(report)
     check = report.verify
     if check.ok is None:
         lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")
@@ -44,6 +45,18 @@ def headline(report: Report) -> list[str]:
     lines += report.notes
     if report.output is not None:
         lines.append(f"Written: {report.output}")
+    return lines
+
+
+def _kernels(report: Report) -> list[str]:
+    """What was compiled, where anything was asked for."""
+    kernels, bodies = report.facts.get("kernels"), len(report.facts.get("nodes_run_by_body", ()))
+    lines = []
+    if kernels is not None:
+        size, architectures = kernels["bytes"] / 1e6, ", ".join(kernels["architectures"])
+        lines.append(f"Kernels: {kernels['count']}, {size:.1f} MB, for {architectures}, and PTX for later ones.")
+    if bodies:
+        lines.append(f"Kernels: {bodies} nodes of ours have none and run as standard operators.")
     return lines
 
 
