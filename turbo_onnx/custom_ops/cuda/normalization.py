@@ -15,9 +15,8 @@ import triton.language as tl
 from turbo_onnx.custom_ops.cuda.sizes import power_of_two
 
 WIDEST = 16384  # elements of a row that the registers of one program hold
-_ELEMENTS = 2048  # at least, in a tile: 16 for each thread of four warps
-_ELEMENTS_IN_WARP = 512
-_MOST_WARPS = 16
+_ELEMENTS = 2048  # at least, in a tile
+_WARPS = {2048: 4, 4096: 16, 8192: 16, 16384: 32}  # by its elements: 8 or 16 a thread fit in registers
 
 
 class RowTile(NamedTuple):
@@ -32,7 +31,7 @@ def row_tile(width: int) -> RowTile:
     """The tile for rows of `width` elements, at most WIDEST."""
     columns = power_of_two(width)
     elements = max(columns, _ELEMENTS)
-    return RowTile(elements // columns, columns, min(elements // _ELEMENTS_IN_WARP, _MOST_WARPS))
+    return RowTile(elements // columns, columns, _WARPS[elements])
 
 
 @triton.jit

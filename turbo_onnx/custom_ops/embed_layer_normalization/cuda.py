@@ -56,9 +56,11 @@ def embed_layer_normalization(
     if HAS_POSITION:
         value += looked_up(position_table, position, column, WIDTH)
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BETA:  # asked for before the statistics, so that it is there after them
+        shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
     result = normalize(value, inside, epsilon, WIDTH) * scale
     if HAS_BETA:
-        result += tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
+        result += shift
     tl.store(output + row * WIDTH + column, result.to(output.dtype.element_ty), mask=(row < tokens) & inside)
 
 

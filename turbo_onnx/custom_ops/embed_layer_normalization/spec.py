@@ -60,7 +60,7 @@ SPEC = OperatorSpec(
     doc="sum = word_table[word_ids] + token_type_table[token_type_ids] + position_table[position_ids], as far as they "
     "are given; output = (sum - mean(sum)) / sqrt(variance(sum) + epsilon) * gamma + beta, with mean and variance over "
     "the last axis. All ids have one shape; ids and table of one kind are given together. An id outside its table is "
-    "an error.",
+    "an error; a GPU cannot raise one, and makes the row NaN.",
     inputs=_INPUTS,
     outputs=_OUTPUTS,
     attributes=_ATTRIBUTES,

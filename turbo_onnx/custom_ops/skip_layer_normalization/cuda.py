@@ -43,9 +43,11 @@ def skip_layer_normalization(
     if HAS_TOTAL:
         tl.store(total + offset, value.to(total.dtype.element_ty), mask=mask)
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BETA:  # asked for before the statistics, so that it is there after them
+        shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
     result = normalize(value, inside, epsilon, WIDTH) * scale
     if HAS_BETA:
-        result += tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
+        result += shift
     tl.store(output + offset, result.to(output.dtype.element_ty), mask=mask)
 
 
