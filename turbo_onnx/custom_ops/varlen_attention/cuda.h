@@ -23,6 +23,8 @@ class CudaVarlenAttention {
     const size_t* strides = operands.bias_strides;
     const bool bias_by_query = bias && bias.shape[2] != 1;
     const bool bias_by_key = bias && (bias.shape[3] != 1 || operands.key_rows == 1);
+    require(!bias_by_query || operands.key_rows <= kMostBiasedKeys, "attention_bias has shape ", bias.shape,
+            ", but must have at most ", kMostBiasedKeys, " keys");
     char* output = context.output<char>(Out::output, operands.output);
     const auto key = cuda::Key("varlen_attention")
                          .type(operands.query.type)
@@ -52,9 +54,12 @@ class CudaVarlenAttention {
   }
 
  private:
-  // The kernel counts rows in 32 bits, up to the end of the last tile.
+  // The kernel counts in 32 bits: rows up to the end of the last tile, and attention biases within one tile.
+  static constexpr size_t kMostQueriesOfTile = 512;
+  static constexpr size_t kMost = INT32_MAX - kMostQueriesOfTile;
+  static constexpr size_t kMostBiasedKeys = INT32_MAX / kMostQueriesOfTile;
+
   static int32_t count(size_t number, const char* of) {
-    constexpr size_t kMost = INT32_MAX - 1024;
     require(number <= kMost, "there are ", number, " ", of, ", but must be at most ", kMost);
     return static_cast<int32_t>(number);
   }

@@ -30,13 +30,13 @@ def tile(element: str, head: int, bias_by_query: bool, capability: int) -> Tile:
     8.9 have. An attention bias with a row for each query is not loaded as products need it, which takes registers.
     """
     if element == "float32":  # products on the ordinary cores: TF32 would keep 10 bits of the mantissa
-        return Tile(32 if head <= 128 else 16, 32 if head <= 64 else 16, 8, 1)
+        return Tile(32 if head <= 128 else 16, 16, 8 if head <= 64 else 16, 1)
     if head > 128:
         return Tile(64, 32, 8, 2)
     if bias_by_query:
         return Tile(128, max(head, 32), 8, 2) if head <= 64 else Tile(64, 32, 8, 2)
     if head > 64:
-        return Tile(128, 64, 8, 2) if capability >= 90 else Tile(128, 32, 8, 3)
+        return Tile(128, 64, 8, 2) if capability >= 90 else Tile(128, 32, 8, 2)
     return Tile(128, 64, 4, 3 if capability >= 90 else 2)
 
 

@@ -190,8 +190,8 @@ def varlen_attention(
     if PACKED:
         sequence, tile = _find_sequence(cu_seqlens, sequences, tl.program_id(0), BLOCK_QUERIES)
         begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + sequence), 0), query_rows)
-        queries = tl.minimum(tl.load(cu_seqlens + sequence + 1), query_rows) - begin
-        tiles = tl.cdiv(tl.maximum(queries, 0), BLOCK_QUERIES)
+        queries = tl.maximum(tl.minimum(tl.load(cu_seqlens + sequence + 1), query_rows), begin) - begin
+        tiles = tl.cdiv(queries, BLOCK_QUERIES)
         if (tile < 0) | (tile >= tiles):
             return
         keys = queries
