@@ -70,6 +70,7 @@ def cli() -> None:
     show_default=True,
     help="What to compute in, as far as the result allows it.",
 )
+@click.option("--tuning", type=_MODEL, metavar="FILE", help="What `turbo-onnx autotune` measured, for --target cuda.")
 @click.option("--passes", type=_Names(), help="Run only these passes.")
 @click.option("--skip-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with the original.")
@@ -87,6 +88,7 @@ def optimize(
     packing: Any,
     target: str,
     precision: Any,
+    tuning: Path | None,
     passes: Sequence[str] | None,
     skip_passes: Sequence[str],
     no_verify: bool,
@@ -111,6 +113,7 @@ def optimize(
             packing=packing,
             target=target,
             precision=precision,
+            tuning=tuning,
             passes=passes,
             skip_passes=skip_passes,
             verify=not no_verify,
@@ -201,6 +204,24 @@ def verify(
         for line in comparison.sentences(result):
             click.echo(line)
     comparison.require_equal(result, before, after)
+
+
+@cli.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=_MODEL)
+@click.option("-o", "--output", type=_MODEL, default=Path("tuning.json"), show_default=True, metavar="FILE")
+@click.option("--target", metavar="cuda:sm_NN", help="As a check: the GPU of this machine must be this one.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp16", show_default=True)
+def autotune(models: Sequence[Path], output: Path, target: str | None, precision: Any) -> None:
+    """Measure on this machine's GPU how the models' kernels run fastest, for optimize --tuning."""
+    from turbo_onnx import autotune as tuner
+    from turbo_onnx.serialization.writing import write_text
+
+    with _progress() as progress:
+        tuning, found = tuner.autotune(models, target=target, precision=precision, progress=progress)
+    write_text(output, tuning.to_json())
+    for line in tuner.table(found):
+        click.echo(line)
+    click.echo(f"Written to {output}.")
 
 
 @cli.command()

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx import __version__, pipeline
 from turbo_onnx.calibration import Samples, magnitudes
+from turbo_onnx.custom_ops.cuda import tuning as tuning_files
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.emulation import runnable_on_cpu
@@ -83,6 +84,7 @@ def optimize(
     external: bool | None = None,
     target: str = "cpu",
     precision: Precision = "fp32",
+    tuning: str | Path | None = None,
     checks: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
@@ -102,6 +104,7 @@ def optimize(
         target: what the result will run on: "cpu", or "cuda", for which kernels are compiled and stored in it;
             "cuda:sm_80,sm_90" says for which architectures.
         precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16".
+        tuning: a file of `turbo-onnx autotune`: how kernels run fastest on the GPUs that it was run on.
         checks: check the graph after every pass (slow; for development).
         progress: called with what is done next.
 
@@ -119,6 +122,7 @@ def optimize(
         require_fusion=require_fusion,
         target=target,
         precision=precision,
+        tuning=None if tuning is None else tuning_files.read(Path(tuning)),
         checks=checks,
     )
     steps = pipeline.select(options)

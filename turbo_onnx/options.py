@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from turbo_onnx.custom_ops.cuda import targets
+from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.errors import InputError
 from turbo_onnx.precision import PRECISIONS, Precision
 
@@ -25,6 +26,7 @@ class Options:
         require_fusion: fail if an attention was found and not fused, or if none was.
         target: what the model will run on: cpu, cuda, or cuda:sm_80,sm_90. Spelt out in full here.
         precision: what to compute in, as far as the result allows it.
+        tuning: choices for kernels that were measured; None for their own.
         checks: check the graph after every pass (slow; for development).
     """
 
@@ -35,6 +37,7 @@ class Options:
     require_fusion: bool = False
     target: str = "cpu"
     precision: Precision = "fp32"
+    tuning: Tuning | None = None
     checks: bool = False
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Options:
             raise InputError(f"precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}.")
         if self.precision != "fp32" and self.target == "cpu":
             raise InputError(f"precision {self.precision} is for target cuda: the CPU has hardly any kernels for it.")
+        if self.tuning is not None and self.target == "cpu":
+            raise InputError("a tuning file is for target cuda: only kernels for GPUs are tuned.")
 
     @property
     def capabilities(self) -> tuple[int, ...]:
@@ -54,10 +59,12 @@ class Options:
 
     def recorded(self) -> dict[str, object]:
         """The options that change the result, for the artifact's metadata."""
+        tuned = {} if self.tuning is None else {"tuning": self.tuning.digest()}
         return {
             "packing": self.packing,
             "passes": None if self.passes is None else sorted(self.passes),
             "skip_passes": sorted(self.skip_passes),
             "target": self.target,
             "precision": self.precision,
+            **tuned,
         }

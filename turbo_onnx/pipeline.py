@@ -113,7 +113,7 @@ def select(options: Options) -> list[Pass]:
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
     kept = [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
     if options.capabilities and EmbedKernels.name not in skipped:
-        kept.append(EmbedKernels(options.capabilities))
+        kept.append(EmbedKernels(options.capabilities, options.tuning))
     return kept
 
 

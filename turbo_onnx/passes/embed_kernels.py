@@ -18,6 +18,7 @@ from turbo_onnx.custom_ops.cuda import compiler, toolchain
 from turbo_onnx.custom_ops.cuda.archive import Code, pack
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.targets import compiled_for, sm
+from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 from turbo_onnx.custom_ops.specification import BODY_DOMAIN, CUDA_DOMAIN, DOMAIN, OperatorSpec
 from turbo_onnx.errors import Reject
@@ -36,13 +37,15 @@ class EmbedKernels(Pass):
 
     Args:
         capabilities: the compute capabilities to compile for; 90 is sm_90.
+        tuning: choices for kernels that were measured; None for their own.
     """
 
     name = "embed-kernels"
     summary = "Compile the CUDA kernels that operators need, and store them in the model."
 
-    def __init__(self, capabilities: Sequence[int]) -> None:
+    def __init__(self, capabilities: Sequence[int], tuning: Tuning | None = None) -> None:
         self.capabilities = tuple(capabilities)
+        self._tuning = tuning or Tuning()
 
     def require_compiler(self) -> None:
         """Raises InputError if what compiles kernels is not installed, or cannot do it for one of the capabilities."""
@@ -58,7 +61,7 @@ class EmbedKernels(Pass):
             report.applied += 1
             try:
                 use = use_of(node)
-                needed = {capability: variants_of(use, capability) for capability in kernels}
+                needed = {capability: self._variants(use, capability) for capability in kernels}
             except Reject as reason:
                 node.domain = BODY_DOMAIN
                 report.rejected.append(Rejection(self.name, node.name, str(reason)))
@@ -75,6 +78,10 @@ class EmbedKernels(Pass):
         if report.rejected:
             report.facts["nodes_run_by_body"] = [rejection.node for rejection in report.rejected]
         return report
+
+    def _variants(self, use: Use, capability: int) -> list[Variant]:
+        own = variants_of(use, capability)
+        return [self._tuning.apply(use.operator, variant, capability) for variant in own]
 
 
 def _facts(codes: Sequence[Code], archive: np.ndarray, capabilities: Sequence[int]) -> Mapping[str, object]:

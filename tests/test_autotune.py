@@ -1,0 +1,139 @@
+"""Choosing how kernels run, with a clock that is made up: no GPU is needed to get that right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from turbo_onnx import autotune, nvidia
+from turbo_onnx.cli import cli
+from turbo_onnx.custom_ops.cuda import samples, tuning
+from turbo_onnx.custom_ops.cuda.tuning import Tuning, choice
+from turbo_onnx.custom_ops.cuda.variant import Use, Variant
+from turbo_onnx.errors import InputError, PassError
+from turbo_onnx.node_timing import per_node
+from turbo_onnx.options import Options
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+USE = Use(
+    "BiasGelu",
+    {"x": "float16", "bias": "float16", "output": "float16"},
+    {"x": ("T", 768), "bias": (768,), "output": ("T", 768)},
+    {"approximate": "none"},
+)
+
+
+class FakeBench:
+    """Takes as long as it is told for each number of warps; where `wrong`, gives other results, or does not compile."""
+
+    def __init__(self, by_warps: dict[int, float], wrong: Sequence[int] = (), broken: Sequence[int] = ()) -> None:
+        self.by_warps, self.wrong, self.broken = by_warps, wrong, broken
+
+    def outputs(self, use: Use, variants: Sequence[Variant]) -> list[np.ndarray]:
+        warps = variants[0].num_warps
+        if warps in self.broken:
+            raise PassError("too much shared memory")
+        return [np.full(4, 1.5 if warps in self.wrong else 1.0, np.float32)]
+
+    def seconds(self, use: Use, variants: Sequence[Variant]) -> list[float]:
+        return [self.by_warps[variants[0].num_warps]] * 3
+
+
+def tuned(bench: FakeBench) -> autotune.Tuned:
+    (found,) = autotune.tune([USE, USE], 90, bench)
+    return found
+
+
+def own() -> Variant:
+    (variant,) = autotune.variants_of(USE, 90)
+    return variant
+
+
+def test_the_fastest_is_chosen() -> None:
+    found = tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}))
+    assert found.chosen is not None
+    assert found.chosen["num_warps"] == 8
+    assert (found.own, found.best) == (2.0, 1.0)
+
+
+def test_a_kernel_keeps_its_own_choice_where_another_is_hardly_faster() -> None:
+    assert tuned(FakeBench({2: 1.0, 4: 1.0, 8: 1 - autotune.MARGIN / 2})).chosen is None
+
+
+def test_a_choice_with_other_results_is_never_taken() -> None:
+    found = tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}, wrong=[8]))
+    assert found.chosen is None
+    assert found.wrong == 3
+
+
+def test_a_choice_that_does_not_compile_is_left_out() -> None:
+    assert tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}, broken=[8])).chosen is None
+
+
+def test_a_tuning_is_applied_and_read_back(tmp_path) -> None:
+    chosen = replace(own(), num_warps=8)
+    file = tmp_path / "tuning.json"
+    file.write_text(Tuning({"sm_90": {own().key: choice(chosen)}}).to_json())
+    read = tuning.read(file)
+    assert read.apply("BiasGelu", own(), 90) == chosen
+    assert read.apply("BiasGelu", own(), 80) == own()
+
+
+def test_a_choice_that_the_operator_does_not_offer_is_refused() -> None:
+    wrong = choice(own()) | {"tile": [1, 1, 1]}
+    with pytest.raises(InputError, match="does not offer; measure again"):
+        Tuning({"sm_90": {own().key: wrong}}).apply("BiasGelu", own(), 90)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"format": 1, "choices": {"sm_90": 3}})])
+def test_what_is_no_tuning_file_is_refused(tmp_path, text) -> None:
+    file = tmp_path / "tuning.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match="no tuning file"):
+        tuning.read(file)
+
+
+def test_the_choices_are_recorded_in_the_artifact_and_nothing_else_of_the_file_is() -> None:
+    some = Tuning({"sm_90": {"a": {}}}, {"device": "one"})
+    recorded = Options(target="cuda:sm_90", tuning=some).recorded()
+    assert recorded == Options(target="cuda:sm_90", tuning=replace(some, measured={})).recorded()
+    assert recorded["tuning"] != Tuning().digest()
+    assert "tuning" not in Options(target="cuda:sm_90").recorded()
+
+
+def test_a_tuning_is_for_cuda_only() -> None:
+    with pytest.raises(InputError, match="for target cuda"):
+        Options(tuning=Tuning())
+
+
+def test_without_a_gpu_there_is_one_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(nvidia.DRIVER, str(tmp_path / "none.so"))
+    result = CliRunner().invoke(cli, ["autotune", str(tmp_path / "model.onnx")])
+    assert isinstance(result.exception, InputError)
+    assert result.exception.exit_code == 2
+    assert str(result.exception) == "there is no NVIDIA GPU here: its driver (libcuda.so.1) is not installed."
+
+
+def test_the_target_must_be_the_gpus() -> None:
+    device = nvidia.Device("a GPU", 90, 12080)
+    assert autotune._capability(device, "cuda:sm_90") == 90
+    with pytest.raises(InputError, match=r"a GPU, sm_90, driver for CUDA 12\.8"):
+        autotune._capability(device, "cuda:sm_80")
+
+
+def test_the_time_of_a_run_falls_out_of_the_time_of_a_node() -> None:
+    times = iter(np.cumsum([0.0, 15.0, 0.0, 20.0] * 5))  # 10 for each run, and 5 for each group of ten nodes
+    assert per_node(lambda: None, lambda: None, 10, 3, lambda: float(next(times))) == [0.5] * 3
+
+
+def test_inputs_fit_the_node() -> None:
+    batch = samples.ragged(3, 8)
+    assert batch.longest == 8
+    made = samples.sample(USE, batch)
+    assert {name: value.shape for name, value in made.items()} == {"x": (batch.tokens, 768), "bias": (768,)}
