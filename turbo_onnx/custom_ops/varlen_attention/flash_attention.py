@@ -283,7 +283,7 @@ def varlen_attention(
             BLOCK_HEAD,
             BLOCK_VALUE,
             MASKED,
-            1 if MASKED and not CAUSAL else STAGES,  # one block at most
+            STAGES,
         )
 
     result = weighted * (1.0 / total)[:, None]
