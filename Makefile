@@ -4,13 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_VENV := .venv-gpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 EXTRAS := cpu,cuda,test,dev,bench,demo
 SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
 CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test lint build bench format clean
+.PHONY: help demo test lint build bench format clean gpu-check gpu-bench gpu-ready
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,8 @@ help:
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make build   the environment and the library"
 	@echo "make bench   the numbers of docs/performance.md"
+	@echo "make gpu-check   the tests that need an NVIDIA GPU, if there is one"
+	@echo "make gpu-bench   how fast kernels and encoders are on an NVIDIA GPU, if there is one"
 	@echo "make format  let ruff and clang-format rewrite the sources"
 	@echo "make clean   remove everything that was made"
 
@@ -40,13 +43,41 @@ bench: build $(VENV)/.encoder
 	$(BIN)/python -m benchmarks.encoder_cpu
 	$(BIN)/python -m benchmarks.optimize_cost
 
+# onnxruntime and onnxruntime-gpu cannot be in one environment, so a GPU has its own. GPU_PYTHON=python3 takes an
+# environment as it is: only the library is built.
+gpu-check:
+	@if $(PYTHON) -m turbo_onnx.nvidia; then \
+	  $(MAKE) --no-print-directory gpu-ready && $(GPU_PYTHON) -m tests.gpu.check; \
+	fi
+
+gpu-bench:
+	@if $(PYTHON) -m turbo_onnx.nvidia; then \
+	  $(MAKE) --no-print-directory gpu-ready && $(GPU_PYTHON) -m benchmarks.kernels_gpu && \
+	  $(GPU_PYTHON) -m benchmarks.encoder_gpu; \
+	fi
+
+ifdef GPU_PYTHON
+gpu-ready:
+	cmake -S . -B build/gpu -DCMAKE_BUILD_TYPE=Release >/dev/null
+	cmake --build build/gpu --parallel >/dev/null
+else
+GPU_PYTHON = $(GPU_VENV)/bin/python
+gpu-ready: $(GPU_VENV)/.package
+endif
+
+$(GPU_VENV)/.package: pyproject.toml CMakeLists.txt $(SOURCES)
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip --disable-pip-version-check --quiet install torch
+	$(GPU_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[gpu,cuda,test]'
+	@touch $@
+
 format: build
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
 
 clean:
-	rm -rf $(VENV) build dist .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) build dist .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:

@@ -28,6 +28,7 @@ from turbo_onnx.sessions import Session, runtime
 PROVIDER = "CUDAExecutionProvider"
 NODES = 16
 """N."""
+_EXACT_MEMORY = {"arena_extend_strategy": "kSameAsRequested"}  # so that checkers of memory see where tensors end
 _OPSET = 17
 _IR_VERSION = 8
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
@@ -126,7 +127,7 @@ def open_on_device(proto: onnx.ModelProto) -> Session:
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     register(options)
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=[PROVIDER])
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=[(PROVIDER, _EXACT_MEMORY)])
     except Exception as error:
         raise InputError(f"ONNX Runtime cannot run it on the GPU: {error}") from error
     if session.get_providers()[:1] != [PROVIDER]:
