@@ -1,10 +1,11 @@
-"""These tests need an NVIDIA GPU and an ONNX Runtime with the CUDA provider; elsewhere they are skipped, and say why."""
+"""These tests need an NVIDIA GPU and an ONNX Runtime with the CUDA provider; elsewhere they are skipped, with why."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib.util
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ def why_not() -> str | None:
     """Why nothing can be run on a GPU here; None where it can."""
     try:
         nvidia.first_device()
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of others, and errors in tests
             import torch  # noqa: F401  # its CUDA libraries may be the only ones there
         node_timing.require_provider()
     except InputError as error:

@@ -1,0 +1,69 @@
+"""What of the benchmarks for a GPU can be seen without one: their tables, their refusal, their arithmetic."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import encoder_gpu, gpu, kernels_gpu
+from turbo_onnx import nvidia
+from turbo_onnx.custom_ops.cuda.samples import Batch
+
+MACHINE = {"gpu": "a GPU, sm_90"}
+
+
+@pytest.mark.parametrize("benchmark", [encoder_gpu, kernels_gpu])
+def test_without_a_gpu_there_is_one_sentence(benchmark, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(nvidia.DRIVER, str(tmp_path / "none.so"))
+    result = CliRunner().invoke(benchmark.main, [])
+    assert result.exit_code == gpu.NotHereError.exit_code
+    assert result.output.startswith("Error: nothing was measured: there is no NVIDIA GPU here")
+
+
+def test_a_result_of_encoders_is_shown_as_a_table(tmp_path) -> None:
+    record = {
+        "workload": "32 x 128",
+        "tokens": {"real": 4096, "padded": 4096},
+        "operations": 10**12,
+        "seconds": {"ours": [1e-3, 1.1e-3, 0.9e-3], "PyTorch": [2e-3, 2.2e-3, 1.8e-3]},
+        "differences": {"ours": 1e-3, "PyTorch": 2e-3},
+        "not_timed": {"PyTorch, compiled": "no time was left"},
+    }
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"machine": MACHINE, "matrix_peak": 4e15, "workloads": [record]}))
+    output = CliRunner().invoke(encoder_gpu.main, ["--show", str(file)]).output
+    for text in ("1000.0 (950.0-1050.0)", "2.00 (2.00-2.00)", "0.25", "not timed: no time was left"):
+        assert text in output
+
+
+def test_a_result_of_kernels_is_shown_as_a_table(tmp_path) -> None:
+    document = {
+        "machine": MACHINE,
+        "element": "float16",
+        "rows": 65536,
+        "copy_bandwidth": 4e12,
+        "kernels": [{"kernel": "BiasGelu", "width": 768, "bytes": 2 * 10**8, "seconds": 1e-4}],
+        "attention": [
+            {"lengths": "16 x 512", "operations": 10**10, "seconds": 5e-5, "torch_seconds": 1e-4, "why_not": ""},
+            {"lengths": "mixed", "operations": 10**10, "seconds": 5e-5, "torch_seconds": None, "why_not": "none"},
+        ],
+    }
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(document))
+    output = CliRunner().invoke(kernels_gpu.main, ["--show", str(file)]).output
+    for text in ("100.0", "2000", "0.50", "200", "2.00", "none"):
+        assert text in output
+
+
+def test_operations_are_counted_on_real_tokens() -> None:
+    work = encoder_gpu.Workload("one", (10,))
+    assert work.operations == 12 * (24 * 10 * 768**2 + 4 * 100 * 768)
+    assert kernels_gpu.attention_operations(Batch((2, 3))) == 4 * 12 * 64 * 13
+
+
+def test_half_of_the_longest_is_real_on_average() -> None:
+    for work in encoder_gpu.WORKLOADS:
+        share = sum(work.lengths) / (len(work.lengths) * max(work.lengths))
+        assert share == 1.0 if work.full else 0.4 < share < 0.8
