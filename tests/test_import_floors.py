@@ -11,9 +11,9 @@ import turbo_onnx
 PACKAGE = Path(turbo_onnx.__file__).parent
 
 FLOORS = (
-    ("turbo_onnx", "errors", "dims", "precision"),
+    ("turbo_onnx", "errors", "dims", "precision", "nvidia"),
     ("custom_ops", "runtime", "graph"),
-    ("serialization", "model", "attributes", "sessions"),
+    ("serialization", "model", "attributes", "sessions", "node_timing"),
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
     (
@@ -21,7 +21,7 @@ FLOORS = (
         *("report", "report_text"),
     ),
     ("pipeline",),
-    ("optimizer", "comparison", "inspection"),
+    ("optimizer", "comparison", "inspection", "autotune"),
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
