@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,30 @@ from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 
 ROOT = Path(__file__).parents[2]
+BUILT = "TURBO_ONNX_TESTS_BUILT"  # in the environment: a folder in which `build` was done
+OPERATORS = "operators.so"
 CAPABILITY = 90
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 _LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
 
+def build(folder: Path) -> None:
+    """Compile the operators and the fake driver into the folder."""
+    fake_driver.build(folder)
+    sources = [ROOT / "tests/cuda/register.cc", *sorted((ROOT / "turbo_onnx/custom_ops/cuda").glob("*.cc"))]
+    fake_driver.build_shared(folder / OPERATORS, sources, "-O0")
+
+
 @functools.cache
 def _library() -> str:
-    """The library's path. Also puts the fake driver in the driver's place and the interpreter behind it."""
-    folder = Path(tempfile.mkdtemp(prefix="turbo-onnx-tests-"))
-    driver = fake_driver.build(folder)
-    os.environ["TURBO_ONNX_CUDA_DRIVER"] = str(driver)
-    fake_driver.FakeDriver(driver).set_launch(_launch)
-    sources = [ROOT / "tests/cuda/register.cc", *sorted((ROOT / "turbo_onnx/custom_ops/cuda").glob("*.cc"))]
-    return str(fake_driver.build_shared(folder / "operators.so", sources, "-O1"))
+    """The operators' path. Also puts the fake driver in the driver's place and the interpreter behind it."""
+    if BUILT not in os.environ:
+        os.environ[BUILT] = tempfile.mkdtemp(prefix="turbo-onnx-tests-")
+        build(Path(os.environ[BUILT]))
+    folder = Path(os.environ[BUILT])
+    os.environ["TURBO_ONNX_CUDA_DRIVER"] = str(folder / fake_driver.NAME)
+    fake_driver.FakeDriver(folder / fake_driver.NAME).set_launch(_launch)
+    return str(folder / OPERATORS)
 
 
 _variants: dict[str, Variant] = {}
@@ -84,47 +94,38 @@ def _known_shape(operator: str, name: str, array: Array) -> tuple[int | str, ...
     return tuple(f"{name}_{axis}" if axis in unknown else size for axis, size in enumerate(array.shape))
 
 
-def fake_archive(variants: Iterable[Variant]) -> bytes:
-    """An archive whose code is the text by which the fake driver knows kernels."""
+def fake_codes(variants: Iterable[Variant]) -> list[Code]:
+    """Compiled kernels whose code is the text by which the fake driver knows them; it runs them by their sources."""
     codes = []
     for variant in variants:
+        _variants[variant.key] = variant
         letters = "".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in variant.arguments.values())
         data = f"FAKE {CAPABILITY} {int(Rule.EXACT)} {variant.key}\0".encode()
-        codes += [
-            Code(
-                variant.key,
-                CAPABILITY,
-                Rule.EXACT,
-                aligned,
-                variant.function,
-                letters,
-                variant.num_warps,
-                0,
-                variant.tile,
-                data,
-            )
-            for aligned in (True, False)
-        ]
-    return pack(codes)
+        facts = (variant.function, letters, variant.num_warps, 0, variant.tile, data)
+        codes += [Code(variant.key, CAPABILITY, Rule.EXACT, aligned, *facts) for aligned in (True, False)]
+    return codes
 
 
 def with_kernels(case: Case, element: str = "float32") -> onnx.ModelProto:
     """The case as the optimizer would leave it for CUDA, in an element type that is given by its NumPy name."""
-    variants = variants_of(use_of(case, element), CAPABILITY)
-    _variants.update((variant.key, variant) for variant in variants)
-    archive = numpy_helper.from_array(np.frombuffer(fake_archive(variants), np.uint8), "kernels")
+    codes = fake_codes(variants_of(use_of(case, element), CAPABILITY))
+    archive = numpy_helper.from_array(np.frombuffer(pack(codes), np.uint8), "kernels")
     return between_casts(case, ELEMENTS[element], archive)
 
 
 def by_device(case: Case, element: str = "float32") -> list[Array]:
     """What the compiled kernels' sources give."""
+    return run(with_kernels(case, element), case.feeds)
+
+
+def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """The outputs of a model whose kernels are fake: its operators run as on a device, the others on the CPU."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(_library())
-    proto = with_kernels(case, element)
     session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     try:
-        return list(session.run(None, case.feeds))
+        return list(session.run(None, dict(feeds)))
     except Exception:
         if _errors:
             raise _errors.pop() from None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+NAME = "libfakecuda.so"
 INCLUDE = FOLDER.parents[1] / "turbo_onnx"
 
 Launch = Callable[[str, str, tuple[int, int, int], int, int, int], int]
@@ -44,7 +45,7 @@ def build_shared(library: Path, sources: Sequence[Path], *flags: str) -> Path:
 
 def build(folder: Path) -> Path:
     """Compile the fake driver into the folder."""
-    return build_shared(folder / "libfakecuda.so", [FOLDER / "fake_driver.cc"], "-O1")
+    return build_shared(folder / NAME, [FOLDER / "fake_driver.cc"], "-O1")
 
 
 class FakeDriver:

@@ -1,5 +1,5 @@
-// A library for tests only: the operators on compiled kernels, registered for the CPU provider, so that ONNX Runtime runs
-// them where there is no GPU. The driver that they launch on is the fake one.
+// A library for tests only: the operators on compiled kernels, registered for the CPU provider, so that ONNX Runtime
+// runs them where there is no GPU. The driver that they launch on is the fake one.
 #include <vector>
 
 #include "custom_ops/cuda/operators.h"

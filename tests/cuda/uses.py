@@ -1,0 +1,78 @@
+"""Uses of the operators as real models have them: what the compiled kernels are checked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from turbo_onnx.custom_ops import spec
+from turbo_onnx.custom_ops.cuda.variant import Use
+
+ELEMENTS = ("float32", "float16", "bfloat16")
+WIDTHS = (384, 768, 1024)
+HEADS = ((12, 32), (12, 64), (10, 80), (12, 96), (32, 128))  # number and size
+
+
+def use(operator: str, element: str, shapes: dict[str, tuple[int | str, ...]], **attributes: object) -> Use:
+    """A use with operands of these shapes: those of type T have the element type, others the first that they may."""
+    declared = spec(operator)
+    operands = {operand.name: operand for operand in (*declared.inputs, *declared.outputs)}
+    types = {name: _type(operator, operands[name].type, element) for name in shapes}
+    defaults = {attribute.name: attribute.default for attribute in declared.attributes}
+    return Use(operator, types, shapes, defaults | attributes)
+
+
+def _type(operator: str, declared: str, element: str) -> str:
+    if declared == "T":
+        return element
+    concrete = spec(operator).cuda_types[declared][0] if not declared.startswith("tensor(") else declared
+    return {"float": "float32", "double": "float64"}.get(name := concrete[len("tensor(") : -1], name)
+
+
+def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int, int]] = HEADS) -> Iterator[Use]:
+    """Every operator, with and without its optional operands, at the sizes of real models."""
+    yield use("RemovePadding", element, {"mask": ("B", "S"), "cu_seqlens": ("C",)})
+    for width in widths:
+        row: tuple[int | str, ...] = ("T", width)
+        yield from _normalizations(element, width)
+        for bias in ({"bias": (4 * width,)}, {}):
+            wide = {"x": ("T", 4 * width), "output": ("T", 4 * width)}
+            yield use("BiasGelu", element, wide | bias)
+            yield use("BiasGelu", element, wide | bias, approximate="tanh")
+        yield use(
+            "RestorePadding",
+            element,
+            {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)},
+        )
+        for mode in ("mean", "sum", "max", "first"):
+            yield use("SegmentPooling", element, {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode=mode)
+    for number, size in heads:
+        yield from _attentions(element, number, size)
+
+
+def _normalizations(element: str, width: int) -> Iterator[Use]:
+    row: tuple[int | str, ...] = ("T", width)
+    vectors = dict.fromkeys(("gamma", "beta", "bias"), (width,))
+    yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row} | vectors)
+    yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row, "sum": row} | vectors)
+    yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row, "gamma": (width,)})
+    tables = {"word_table": (30522, width), "token_type_table": (2, width), "position_table": (512, width)}
+    ids = dict.fromkeys(("word_ids", "token_type_ids", "position_ids"), ("T",))
+    ends = {"gamma": (width,), "beta": (width,), "output": row}
+    yield use("EmbedLayerNormalization", element, ids | tables | ends)
+    yield use("EmbedLayerNormalization", element, {"word_ids": ("T",), "word_table": tables["word_table"]} | ends)
+
+
+def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:
+    width = heads * size
+    bias, packed = {"bias": (3 * width,)}, {"cu_seqlens": ("C",)}
+    whole = {"query": ("T", 3 * width), "output": ("T", width)} | packed
+    parts = {name: ("B", f"{name}_length", width) for name in ("query", "key", "value")} | {
+        "output": ("B", "query_length", width)
+    }
+    for causal in (0, 1):
+        facts = {"num_heads": heads, "scale": size**-0.5, "causal": causal}
+        yield use("VarlenAttention", element, whole | bias, **facts)
+        yield use("VarlenAttention", element, whole, **facts)
+    facts = {"num_heads": heads, "scale": size**-0.5}
+    yield use("VarlenAttention", element, parts | {"attention_bias": ("B", 1, 1, "L")}, **facts)
+    yield use("VarlenAttention", element, parts, **facts, guard=1)
