@@ -31,7 +31,6 @@ BUILT = "TURBO_ONNX_TESTS_BUILT"  # in the environment: a folder in which `build
 OPERATORS = "operators.so"
 CAPABILITY = 90
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
-_LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
 
 def build(folder: Path) -> None:
@@ -99,9 +98,8 @@ def fake_codes(variants: Iterable[Variant]) -> list[Code]:
     codes = []
     for variant in variants:
         _variants[variant.key] = variant
-        letters = "".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in variant.arguments.values())
         data = f"FAKE {CAPABILITY} {int(Rule.EXACT)} {variant.key}\0".encode()
-        facts = (variant.function, letters, variant.num_warps, 0, variant.tile, data)
+        facts = (variant.function, variant.letters, variant.num_warps, 0, variant.tile, data)
         codes += [Code(variant.key, CAPABILITY, Rule.EXACT, aligned, *facts) for aligned in (True, False)]
     return codes
 

@@ -72,16 +72,25 @@ def _rounded(value: Array | None, element: int) -> Array | None:
     return value.astype(helper.tensor_dtype_to_np_dtype(element)).astype(np.float32)
 
 
-def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.ModelProto:
-    """The case in the domain of compiled kernels, in another element type than float32.
-
-    Inputs and outputs of the model stay float32, since a session takes no bfloat16 arrays.
-    """
+def with_archive(case: Case, kernels: onnx.TensorProto) -> onnx.ModelProto:
+    """The case in the domain of compiled kernels, which are its last input."""
     proto = without_body(case)
     (node,) = proto.graph.node
     node.domain = CUDA_DOMAIN
     node.input.extend([*[""] * (len(spec(case.operator).inputs) - len(node.input)), kernels.name])
     proto.graph.initializer.append(kernels)
+    for opset in proto.opset_import:
+        opset.domain = opset.domain.replace(DOMAIN, CUDA_DOMAIN)
+    return proto
+
+
+def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.ModelProto:
+    """The case in the domain of compiled kernels, in another element type than float32.
+
+    Inputs and outputs of the model stay float32, since a session takes no bfloat16 arrays.
+    """
+    proto = with_archive(case, kernels)
+    (node,) = proto.graph.node
     if element != TensorProto.FLOAT:
         floats = [name for name, value in case.feeds.items() if value.dtype == np.float32]
         outputs = [n for n, value in zip(node.output, case.expected(), strict=False) if value.dtype == np.float32]
@@ -92,8 +101,6 @@ def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.M
         nodes = [*before, node, *after]
         del proto.graph.node[:]
         proto.graph.node.extend(nodes)
-    for opset in proto.opset_import:
-        opset.domain = opset.domain.replace(DOMAIN, CUDA_DOMAIN)
     return proto
 
 

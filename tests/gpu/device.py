@@ -16,8 +16,6 @@ from tests.custom_ops.cases import cases
 from tests.custom_ops.single_node import Array, Case, between_casts, rounded
 from turbo_onnx import node_timing
 from turbo_onnx.custom_ops import spec
-from turbo_onnx.custom_ops.cuda import compiler, targets
-from turbo_onnx.custom_ops.cuda.archive import pack
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.variant import Variant
 from turbo_onnx.custom_ops.specification import HALF_TYPES
@@ -61,13 +59,12 @@ def archive(operators: tuple[str, ...], capability: int) -> bytes:
 
     PTX is left out unless it is all that there is, so that what runs is known.
     """
-    numbers = targets.compiled_for([capability])
-    kernels: dict[int, list[Variant]] = {number: [] for number in numbers}
+    kernels: list[Variant] = []
     for operator in operators:
         for element in filter(partial(has_type, operator), ELEMENTS):
             for case in drawn(operator, element):
-                kernels[capability] += variants_of(use_of(case, element), capability)
-    return pack(code for one in compiler.compile_kernels(kernels, [capability]) for code in one.codes)
+                kernels += variants_of(use_of(case, element), capability)
+    return node_timing.archive(kernels, capability)
 
 
 def session(case: Case, element: str, kernels: bytes) -> ort.InferenceSession:

@@ -10,11 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.cuda.device import ELEMENTS
-from tests.custom_ops.single_node import Case, without_body
+from tests.custom_ops.single_node import Case, with_archive
 from tests.gpu.device import archive, assert_close, drawn, has_type, session
 from turbo_onnx import node_timing
-from turbo_onnx.custom_ops import SPECS, spec
-from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN
+from turbo_onnx.custom_ops import SPECS
 
 OPERATORS = tuple(entry.name for entry in SPECS)
 MISALIGNED = ("BiasGelu", "SkipLayerNormalization", "VarlenAttention", "SegmentPooling", "RestorePadding")
@@ -55,13 +54,7 @@ def as_float(value: np.ndarray) -> np.ndarray:
 
 def run_misaligned(case: Case, dtype: type, kernels: bytes) -> list[np.ndarray]:
     """Run the case in an element type with every floating-point input one element behind where memory starts."""
-    proto = without_body(case)
-    (node,) = proto.graph.node
-    node.domain = CUDA_DOMAIN
-    node.input.extend([*[""] * (len(spec(case.operator).inputs) - len(node.input)), "kernels"])
-    proto.graph.initializer.append(numpy_helper.from_array(np.frombuffer(kernels, np.uint8), "kernels"))
-    for opset in proto.opset_import:
-        opset.domain = opset.domain.replace(DOMAIN, CUDA_DOMAIN)
+    proto = with_archive(case, numpy_helper.from_array(np.frombuffer(kernels, np.uint8), "kernels"))
     for tensor in proto.graph.input:
         if tensor.type.tensor_type.elem_type == TensorProto.FLOAT:
             tensor.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -20,7 +20,6 @@ from turbo_onnx.custom_ops.cuda.toolchain import Toolchain
 from turbo_onnx.custom_ops.cuda.variant import Variant
 from turbo_onnx.errors import PassError
 
-_LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _code(job: _Job, answer: Mapping[str, Any], rule: Rule) -> Code:
         rule=rule,
         aligned=job.aligned,
         symbol=answer["symbol"],
-        arguments="".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in job.variant.arguments.values()),
+        arguments=job.variant.letters,
         num_warps=answer["num_warps"],
         shared=answer["shared"],
         tile=job.variant.tile,

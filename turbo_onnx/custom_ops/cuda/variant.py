@@ -23,6 +23,7 @@ _TRITON_TYPES = {
     "bool": "i8",  # a byte, 0 or 1
 }
 
+_LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
 def pointer(element: str) -> str:
     """Triton's type of a pointer to elements of this type, which is given by its NumPy name."""
@@ -64,6 +65,11 @@ class Variant:
     tile: tuple[int, int, int] = (1, 1, 1)
     num_warps: int = 4
     num_stages: int = 1
+
+    @property
+    def letters(self) -> str:
+        """The run-time arguments as archives and the launcher name them, one letter each: pointer, i32, i64 (l), fp32."""
+        return "".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in self.arguments.values())
 
 
 @dataclass(frozen=True)
