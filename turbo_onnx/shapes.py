@@ -145,7 +145,7 @@ def _apply(read: Reading) -> Sequence[Fact]:
 def _from_specification(read: Reading) -> list[Fact]:
     """An operator of our own, by its declaration; the first output's type is the first float operand's unless fixed."""
     from turbo_onnx import custom_ops
-    from turbo_onnx.custom_ops.specification import is_ours
+    from turbo_onnx.custom_ops.specification import is_ours, numpy_name
 
     node = read.node
     if not is_ours(node.domain):
@@ -163,7 +163,7 @@ def _from_specification(read: Reading) -> list[Fact]:
     shapes = spec.output_shapes(operands, attributes) if askable else (None,) * len(spec.outputs)
     facts = []
     for operand, shape in zip(spec.outputs, shapes, strict=True):
-        dtype = bound.get(operand.type) if operand.type in spec.types else _numpy_type(operand.type)
+        dtype = bound.get(operand.type) if operand.type in spec.types else np.dtype(numpy_name(operand.type))
         named = shape and tuple(_named(read, size) for size in shape)
         facts.append(Fact(dtype, named))
     return facts
@@ -171,11 +171,6 @@ def _from_specification(read: Reading) -> list[Fact]:
 
 def _named(read: Reading, size: Any) -> Dim | int:
     return read.symbols.resolve(symbol(size)) if isinstance(size, str) else size
-
-
-def _numpy_type(text: str) -> np.dtype:
-    name = text.removeprefix("tensor(").removesuffix(")")
-    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
 
 
 def _from_schema(read: Reading) -> list[Fact]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda.variant import Use
+from turbo_onnx.custom_ops.specification import numpy_name
 
 ELEMENTS = ("float32", "float16", "bfloat16")
 WIDTHS = (384, 768, 1024)
@@ -24,8 +25,7 @@ def use(operator: str, element: str, shapes: dict[str, tuple[int | str, ...]], *
 def _type(operator: str, declared: str, element: str) -> str:
     if declared == "T":
         return element
-    concrete = spec(operator).cuda_types[declared][0] if not declared.startswith("tensor(") else declared
-    return {"float": "float32", "double": "float64"}.get(name := concrete[len("tensor(") : -1], name)
+    return numpy_name(spec(operator).cuda_types.get(declared, (declared,))[0])
 
 
 def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int, int]] = HEADS) -> Iterator[Use]:

@@ -69,10 +69,14 @@ def _operator(spec: OperatorSpec) -> Iterator[str]:
     yield f"  static constexpr abi::ElementType types[][{len(spec.inputs) + len(spec.outputs)}] = {{"
     yield from _rows(spec, spec.kernel_types)
     yield "  };"
-    yield f"  static constexpr abi::ElementType cuda_types[][{len(spec.inputs) + len(spec.outputs)}] = {{"
-    yield from _rows(spec, spec.cuda_types)
-    yield "  };"
-    yield f"  static constexpr bool widens = {str(spec.cuda_types != spec.kernel_types).lower()};"
+    widens = spec.cuda_types != spec.kernel_types
+    if widens:
+        yield f"  static constexpr abi::ElementType cuda_types[][{len(spec.inputs) + len(spec.outputs)}] = {{"
+        yield from _rows(spec, spec.cuda_types)
+        yield "  };"
+    else:
+        yield "  static constexpr const auto& cuda_types = types;"
+    yield f"  static constexpr bool widens = {str(widens).lower()};"
     yield "  struct Attributes {"
     for attribute in spec.attributes:
         yield f"    {_FIELDS[attribute.value_type]} {attribute.name};"

@@ -30,6 +30,12 @@ def is_ours(domain: str | None) -> bool:
     return domain in DOMAINS
 
 
+def numpy_name(onnx_type: str) -> str:
+    """NumPy's name of an element type: float32 for "tensor(float)"."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
 @dataclass(frozen=True)
 class Operand:
     """An input or an output.

@@ -20,7 +20,7 @@ from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.targets import compiled_for, sm
 from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
-from turbo_onnx.custom_ops.specification import BODY_DOMAIN, CUDA_DOMAIN, DOMAIN, OperatorSpec
+from turbo_onnx.custom_ops.specification import BODY_DOMAIN, CUDA_DOMAIN, DOMAIN, OperatorSpec, numpy_name
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, input_or_none, subgraphs
 from turbo_onnx.model import Model
@@ -29,7 +29,6 @@ from turbo_onnx.serialization.exporting import element_type
 
 ARCHIVE = "turbo_onnx_kernels"  # what the tensor with all compiled kernels is called
 
-_NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class EmbedKernels(Pass):
@@ -129,8 +128,7 @@ def use_of(node: gs.Node) -> Use:
 def _element(tensor: Tensor) -> str:
     if tensor.dtype is None:
         raise Reject("the type of {} is not known", tensor.name)
-    name = str(onnx.TensorProto.DataType.Name(element_type(tensor.dtype))).lower()
-    return _NUMPY_NAMES.get(name, name)
+    return numpy_name(str(onnx.TensorProto.DataType.Name(element_type(tensor.dtype))).lower())
 
 
 def _require_types(spec: OperatorSpec, types: Mapping[str, str]) -> None:
@@ -139,16 +137,11 @@ def _require_types(spec: OperatorSpec, types: Mapping[str, str]) -> None:
         element = types.get(operand.name)
         if element is None:
             continue
-        taken = [_plain(text) for text in spec.cuda_types.get(operand.type, (operand.type,))]
+        taken = [numpy_name(text) for text in spec.cuda_types.get(operand.type, (operand.type,))]
         if element not in taken:
             raise Reject("{} is {}, and CUDA kernels take {}", operand.name, element, " or ".join(taken))
         if bound.setdefault(operand.type, element) != element:
             raise Reject("{} is {}, and other operands are {}", operand.name, element, bound[operand.type])
-
-
-def _plain(text: str) -> str:
-    name = text.removeprefix("tensor(").removesuffix(")")
-    return _NUMPY_NAMES.get(name, name)
 
 
 def _shape(tensor: Tensor) -> tuple[int | str, ...] | None:

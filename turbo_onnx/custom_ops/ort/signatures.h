@@ -25,12 +25,7 @@ struct RemovePadding {
       {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
       {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
   };
-  static constexpr abi::ElementType cuda_types[][5] = {
-      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
-      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
-      {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
-      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
-  };
+  static constexpr const auto& cuda_types = types;
   static constexpr bool widens = false;
   struct Attributes {
     template <class Reader>
@@ -77,36 +72,7 @@ struct RestorePadding {
       {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
       {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
   };
-  static constexpr abi::ElementType cuda_types[][4] = {
-      {abi::kFloat, abi::kInt64, abi::kInt64, abi::kFloat},
-      {abi::kFloat, abi::kInt64, abi::kInt32, abi::kFloat},
-      {abi::kFloat, abi::kInt64, abi::kBool, abi::kFloat},
-      {abi::kFloat, abi::kInt64, abi::kFloat, abi::kFloat},
-      {abi::kFloat16, abi::kInt64, abi::kInt64, abi::kFloat16},
-      {abi::kFloat16, abi::kInt64, abi::kInt32, abi::kFloat16},
-      {abi::kFloat16, abi::kInt64, abi::kBool, abi::kFloat16},
-      {abi::kFloat16, abi::kInt64, abi::kFloat, abi::kFloat16},
-      {abi::kBFloat16, abi::kInt64, abi::kInt64, abi::kBFloat16},
-      {abi::kBFloat16, abi::kInt64, abi::kInt32, abi::kBFloat16},
-      {abi::kBFloat16, abi::kInt64, abi::kBool, abi::kBFloat16},
-      {abi::kBFloat16, abi::kInt64, abi::kFloat, abi::kBFloat16},
-      {abi::kDouble, abi::kInt64, abi::kInt64, abi::kDouble},
-      {abi::kDouble, abi::kInt64, abi::kInt32, abi::kDouble},
-      {abi::kDouble, abi::kInt64, abi::kBool, abi::kDouble},
-      {abi::kDouble, abi::kInt64, abi::kFloat, abi::kDouble},
-      {abi::kInt64, abi::kInt64, abi::kInt64, abi::kInt64},
-      {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt64},
-      {abi::kInt64, abi::kInt64, abi::kBool, abi::kInt64},
-      {abi::kInt64, abi::kInt64, abi::kFloat, abi::kInt64},
-      {abi::kInt32, abi::kInt64, abi::kInt64, abi::kInt32},
-      {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32},
-      {abi::kInt32, abi::kInt64, abi::kBool, abi::kInt32},
-      {abi::kInt32, abi::kInt64, abi::kFloat, abi::kInt32},
-      {abi::kBool, abi::kInt64, abi::kInt64, abi::kBool},
-      {abi::kBool, abi::kInt64, abi::kInt32, abi::kBool},
-      {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
-      {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
-  };
+  static constexpr const auto& cuda_types = types;
   static constexpr bool widens = false;
   struct Attributes {
     template <class Reader>
