@@ -13,7 +13,7 @@ PACKAGE = Path(turbo_onnx.__file__).parent
 FLOORS = (
     ("turbo_onnx", "errors", "dims", "precision", "nvidia"),
     ("custom_ops", "runtime", "graph"),
-    ("serialization", "model", "attributes", "sessions", "node_timing"),
+    ("serialization", "model", "memory", "attributes", "sessions", "node_timing"),
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
     (
