@@ -83,7 +83,7 @@ def in_float16(request: pytest.FixtureRequest) -> Converted:
 
 def outputs(model: bytes | Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """On the CPU, by the function bodies and without the runtime's optimizations, which fail on some in float16."""
-    session = open_session(model, optimized=False)
+    session = open_session(model, level="none")
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 

@@ -34,7 +34,7 @@ def test_a_random_encoder_computes_what_it_did(seed: int) -> None:
 
 
 def _session(proto: onnx.ModelProto, *, library: bool = False) -> Session:
-    return open_session(proto.SerializeToString(), optimized=False, library=library, threads=1)
+    return open_session(proto.SerializeToString(), level="none", library=library, threads=1)
 
 
 def test_the_comparison_finds_a_token_that_is_different() -> None:

@@ -28,7 +28,7 @@ def computed_mask(model: Model) -> ReadMask | None:
     mask = entry.inputs[0]
     nodes, inputs = _what_leads_to(mask, model.graph)
     part = gs.Graph(nodes, inputs, [mask], opset=model.opset, import_domains=model.graph.import_domains)
-    session = open_session(Model.from_graph(part, model.shell).to_proto().SerializeToString(), optimized=False)
+    session = open_session(Model.from_graph(part, model.shell).to_proto().SerializeToString(), level="none")
     names = [entry.name for entry in session.get_inputs()]
 
     def read(feed: Mapping[str, Array]) -> Array:

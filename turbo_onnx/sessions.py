@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from turbo_onnx.errors import InputError, ModelFormatError, UnsupportedModelError
 
 Session = Any  # onnxruntime has no type information
+Level = Literal["all", "basic", "none"]
+_LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 INSTALL = 'install one with `pip install "turbo-onnx[cpu]"` or, for NVIDIA GPUs, `pip install "turbo-onnx[gpu]"`'
 
 
@@ -29,24 +31,33 @@ def runtime() -> Any:
 
 
 def open_session(
-    model: Path | bytes, *, optimized: bool = True, library: bool = False, threads: int | None = None
+    model: Path | bytes,
+    *,
+    level: Level = "all",
+    library: bool = False,
+    threads: int | None = None,
+    profile: Path | None = None,
 ) -> Session:
     """A quiet session on the CPU.
 
     Args:
         model: a file, or a serialized model.
-        optimized: with the runtime's own optimizations, or with none of them.
-        library: with our kernels.
+        level: with how many of the runtime's own optimizations.
+        library: with our kernels and our allocator.
         threads: how many to compute with; None for the runtime's choice.
+        profile: what the runtime's profile is to be called, without its end; None: no profile is made.
     """
     ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     if threads is not None:
         options.intra_op_num_threads = threads
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if level == "none":
         options.enable_mem_reuse = False  # planning it takes minutes for 20,000 unoptimized nodes
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if library:
         from turbo_onnx.runtime import register
 
@@ -78,7 +89,7 @@ def check_accepted(proto: onnx.ModelProto, source: Path | bytes, name: str) -> N
         UnsupportedModelError, ModelFormatError: what the runtime says, and what to do.
     """
     try:
-        open_session(proto.SerializeToString(), optimized=False)
+        open_session(proto.SerializeToString(), level="none")
         return
     except InputError:
         raise
@@ -86,7 +97,7 @@ def check_accepted(proto: onnx.ModelProto, source: Path | bytes, name: str) -> N
         refusal = error
     _check_versions(proto, name)
     try:
-        open_session(source, optimized=False)
+        open_session(source, level="none")
     except Exception as error:
         refusal = error
     else:
@@ -103,7 +114,7 @@ def _check_versions(proto: onnx.ModelProto, name: str) -> None:
         if model is None:
             model = helper.make_model(_nothing(), opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
         try:
-            open_session(model.SerializeToString(), optimized=False)
+            open_session(model.SerializeToString(), level="none")
         except Exception:
             raise UnsupportedModelError(
                 f"{name}: its {what}, which is newer than the installed ONNX Runtime {runtime().__version__} takes;"

@@ -125,7 +125,7 @@ def verify(
         seed: for the inputs that are made.
     """
     result = Verification()
-    cases = run_cases(open_session(before, optimized=False), specs, own_cases or {}, seed, result.skipped)
+    cases = run_cases(open_session(before, level="none"), specs, own_cases or {}, seed, result.skipped)
     for case in cases:
         case.counted = Counted.of(case.feed, specs, mask, first_token)
     if not cases:
@@ -136,7 +136,7 @@ def verify(
     for label, library in variants:
         factor = BODIES_FACTOR if not library and len(variants) > 1 and precision == "fp32" else 1.0
         try:
-            session = open_session(after, optimized=precision == "fp32", library=library)
+            session = open_session(after, level="all" if precision == "fp32" else "none", library=library)
         except Exception as error:
             result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
             continue
@@ -213,7 +213,7 @@ def run_cases(
 
 
 def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped: list[str]) -> list[Case]:
-    found, refusal = _layout(session, specs, seed)
+    found, refusal = find_layout(session, specs, seed)
     if found is None:
         skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
@@ -229,7 +229,7 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped
     return cases
 
 
-def _layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[tuple[Layout, int] | None, str]:
+def find_layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[tuple[Layout, int] | None, str]:
     """What the dynamic dimensions are, and what the runtime said where nothing runs.
 
     It is the first reading with which two ragged batches run, else the first with which anything does.

@@ -28,7 +28,6 @@ Feed = dict[str, np.ndarray[Any, Any]]
 _SAME_ELEMENTS = (
     "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Concat", "Tile"
 )  # fmt: skip
-_PAST = 3  # length of what decoders call the past
 _MULTIPLES = ((1, 8, 16, 64), (512,))
 """What lengths are rounded up to where others are refused (chunks, convolutions); the second, where those are, too."""
 
@@ -53,12 +52,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A case: so many sequences, of such lengths."""
+    """A case: so many sequences, of such lengths, behind so long a past where the model is a decoder."""
 
     name: str
     batch: int
     length: int
     pattern: Literal["mixed", "full", "left", "holes", "empty row", "empty"]
+    past: int = 3
 
 
 ONE_SEQUENCE = Recipe("one sequence", 1, 13, "full")
@@ -193,7 +193,7 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
     """
     random = np.random.default_rng([seed, *recipe.name.encode()])
     length = -(-recipe.length // multiple) * multiple
-    sizes = {"batch": recipe.batch, "length": length, "past": _PAST, "length + past": length + _PAST}
+    sizes = {"batch": recipe.batch, "length": length, "past": recipe.past, "length + past": length + recipe.past}
     feed = {}
     for spec in specs:
         shape = tuple(dim if isinstance(dim, int) else sizes[layout[dim]] for dim in spec.shape)

@@ -110,7 +110,7 @@ def _proto(b: Builder, inputs: dict[str, str], outputs: dict[str, tuple[int, Kin
 
 def _declare_outputs(proto: onnx.ModelProto, inputs: dict[str, str]) -> None:
     """Give the outputs types and ranks: as inferred, or as a run shows them."""
-    session = open_session(proto.SerializeToString(), optimized=False, threads=1)
+    session = open_session(proto.SerializeToString(), level="none", threads=1)
     results = session.run(None, {name: np.ones((1, 1), dtype) for name, dtype in inputs.items()})
     for output, result in zip(proto.graph.output, results, strict=True):
         kind = helper.np_dtype_to_tensor_dtype(result.dtype)
