@@ -12,19 +12,14 @@
 
 using namespace turbo_onnx::abi;
 
-struct OrtEnv;
 struct OrtSession;
-struct OrtMemoryInfo;
 struct OrtRunOptions;
 
 // clang-format off
-constexpr Function<  3, OrtStatus*(int log_level, const char* name, OrtEnv**)> CreateEnv{};
 constexpr Function<  7, OrtStatus*(const OrtEnv*, const char* path, const OrtSessionOptions*, OrtSession**)> CreateSession{};
 constexpr Function<  9, OrtStatus*(OrtSession*, const OrtRunOptions*, const char* const* inputs, const OrtValue* const* values, size_t, const char* const* outputs, size_t, OrtValue**)> Run{};
 constexpr Function< 10, OrtStatus*(OrtSessionOptions**)> CreateSessionOptions{};
 constexpr Function< 49, OrtStatus*(const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* shape, size_t rank, ElementType, OrtValue**)> CreateTensorWithDataAsOrtValue{};
-constexpr Function< 69, OrtStatus*(int allocator, int memory, OrtMemoryInfo**)> CreateCpuMemoryInfo{};
-constexpr Function< 92, void(OrtEnv*)> ReleaseEnv{};
 constexpr Function< 94, void(OrtMemoryInfo*)> ReleaseMemoryInfo{};
 constexpr Function< 95, void(OrtSession*)> ReleaseSession{};
 constexpr Function< 96, void(OrtValue*)> ReleaseValue{};

@@ -16,6 +16,9 @@ constexpr uint32_t kApiVersion = 18;
 
 struct OrtApi;  // a table of function pointers, see Function
 struct OrtStatus;
+struct OrtEnv;
+struct OrtLogger;
+struct OrtMemoryInfo;
 struct OrtValue;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtSessionOptions;
@@ -43,7 +46,7 @@ enum ElementType : int {
 };
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
-enum Characteristic : int { kRequired = 0, kOptional = 1 };
+enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum MemoryType : int { kCpuInputMemory = -2, kDefaultMemory = 0 };
 
 struct OrtCustomOp {
@@ -76,6 +79,18 @@ struct OrtCustomOp {
 };
 static_assert(sizeof(void*) != 8 || sizeof(OrtCustomOp) == 208, "OrtCustomOp is 26 words");
 
+// What ONNX Runtime asks for memory. `Reserve` is for what lives as long as a session. Versions from 23 on have more
+// members, which a lower version says are not there.
+struct OrtAllocator {
+  uint32_t version;
+  void* (*Alloc)(OrtAllocator*, size_t bytes);
+  void (*Free)(OrtAllocator*, void* memory);
+  const OrtMemoryInfo* (*Info)(const OrtAllocator*);
+  void* (*Reserve)(OrtAllocator*, size_t bytes);
+  void* later[3];
+};
+static_assert(sizeof(void*) != 8 || sizeof(OrtAllocator) == 64, "OrtAllocator is 8 words");
+
 // One function of the table: `CreateStatus(api, code, "message")` calls the pointer at its position.
 template <size_t Position, class Signature>
 struct Function;
@@ -91,6 +106,8 @@ struct Function<Position, Result(Arguments...)> {
 // clang-format off
 constexpr Function<  0, OrtStatus*(ErrorCode, const char* message)> CreateStatus{};
 constexpr Function<  2, const char*(const OrtStatus*)> GetErrorMessage{};
+constexpr Function<  3, OrtStatus*(int severity, const char* name, OrtEnv**)> CreateEnv{};
+constexpr Function< 17, OrtStatus*(OrtSessionOptions*)> DisableMemPattern{};
 constexpr Function< 26, OrtStatus*(const char* name, OrtCustomOpDomain**)> CreateCustomOpDomain{};
 constexpr Function< 27, OrtStatus*(OrtCustomOpDomain*, const OrtCustomOp*)> CustomOpDomain_Add{};
 constexpr Function< 28, OrtStatus*(OrtSessionOptions*, OrtCustomOpDomain*)> AddCustomOpDomain{};
@@ -99,6 +116,7 @@ constexpr Function< 60, OrtStatus*(const OrtTensorTypeAndShapeInfo*, ElementType
 constexpr Function< 61, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t* rank)> GetDimensionsCount{};
 constexpr Function< 62, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t* dims, size_t rank)> GetDimensions{};
 constexpr Function< 65, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**)> GetTensorTypeAndShape{};
+constexpr Function< 69, OrtStatus*(int allocator, int memory, OrtMemoryInfo**)> CreateCpuMemoryInfo{};
 constexpr Function< 85, OrtStatus*(const OrtKernelInfo*, const char* name, float*)> KernelInfoGetAttribute_float{};
 constexpr Function< 86, OrtStatus*(const OrtKernelInfo*, const char* name, int64_t*)> KernelInfoGetAttribute_int64{};
 constexpr Function< 87, OrtStatus*(const OrtKernelInfo*, const char* name, char*, size_t*)> KernelInfoGetAttribute_string{};
@@ -106,12 +124,20 @@ constexpr Function< 88, OrtStatus*(const OrtKernelContext*, size_t*)> KernelCont
 constexpr Function< 89, OrtStatus*(const OrtKernelContext*, size_t*)> KernelContext_GetOutputCount{};
 constexpr Function< 90, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**)> KernelContext_GetInput{};
 constexpr Function< 91, OrtStatus*(OrtKernelContext*, size_t, const int64_t* dims, size_t rank, OrtValue**)> KernelContext_GetOutput{};
+constexpr Function< 92, void(OrtEnv*)> ReleaseEnv{};
 constexpr Function< 93, void(OrtStatus*)> ReleaseStatus{};
 constexpr Function< 99, void(OrtTensorTypeAndShapeInfo*)> ReleaseTensorTypeAndShapeInfo{};
 constexpr Function<130, OrtStatus*(OrtSessionOptions*, const char* key, const char* value)> AddSessionConfigEntry{};
+constexpr Function<176, OrtStatus*(OrtEnv*, OrtAllocator*)> RegisterAllocator{};
 constexpr Function<193, OrtStatus*(const OrtKernelContext*, void** stream)> KernelContext_GetGPUComputeStream{};
 constexpr Function<237, OrtStatus*(const OrtSessionOptions*, const char* key, int*)> HasSessionConfigEntry{};
+constexpr Function<238, OrtStatus*(const OrtSessionOptions*, const char* key, char* value, size_t* size)> GetSessionConfigEntry{};
+constexpr Function<245, OrtStatus*(const OrtKernelInfo*, const OrtLogger**)> KernelInfo_GetLogger{};
+constexpr Function<247, OrtStatus*(const OrtLogger*, int severity, const char* message, const char* file, int line, const char* function)> Logger_LogMessage{};
 constexpr Function<249, OrtStatus*(const OrtKernelInfo*, size_t, int* is_constant, const OrtValue**)> KernelInfoGetConstantInput_tensor{};
+constexpr Function<267, OrtStatus*(const OrtShapeInferContext*, size_t*)> ShapeInferContext_GetInputCount{};
+constexpr Function<268, OrtStatus*(const OrtShapeInferContext*, size_t, OrtTensorTypeAndShapeInfo**)> ShapeInferContext_GetInputTypeShape{};
+constexpr Function<270, OrtStatus*(const OrtShapeInferContext*, size_t, const OrtTensorTypeAndShapeInfo*)> ShapeInferContext_SetOutputTypeShape{};
 constexpr Function<274, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t total, size_t batches, void*)> KernelContext_ParallelFor{};
 // clang-format on
 

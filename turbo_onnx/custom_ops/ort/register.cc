@@ -1,8 +1,13 @@
 // What the library exports: ONNX Runtime calls RegisterCustomOps; the rest tells people what they have.
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
+#include "custom_ops/arena/allocator.h"
+#include "custom_ops/arena/marker.h"
+#include "custom_ops/arena/run.h"
+#include "custom_ops/arena/stats.h"
 #include "custom_ops/bias_gelu/operator.h"
 #include "custom_ops/cuda/operators.h"
 #include "custom_ops/cuda/runners.h"
@@ -70,6 +75,16 @@ const Domains& domains(const abi::OrtApi* api) {
   return made;
 }
 
+// The domain of the node that begins a run, whose kernels follow the policy. As lasting as the others.
+abi::OrtCustomOpDomain* plan_domain(const abi::OrtApi* api, const arena::Policy& policy) {
+  static std::mutex mutex;
+  static auto& every = *new std::map<std::pair<const abi::OrtApi*, arena::Policy>, abi::OrtCustomOpDomain*>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  abi::OrtCustomOpDomain*& made = every[{api, policy}];
+  if (made == nullptr) made = make_domain(api, arena::kPlanDomain, {arena::make_marker(api, policy)});
+  return made;
+}
+
 }  // namespace
 }  // namespace turbo_onnx
 
@@ -84,6 +99,8 @@ TURBO_EXPORT turbo_onnx::abi::OrtStatus* RegisterCustomOps(turbo_onnx::abi::OrtS
     int registered = 0;
     check(api, abi::HasSessionConfigEntry(api, options, kMark, &registered));
     if (registered) return;
+    const arena::Policy policy = arena::install(api, options);
+    check(api, abi::AddCustomOpDomain(api, options, plan_domain(api, policy)));
     for (abi::OrtCustomOpDomain* domain : domains(api)) check(api, abi::AddCustomOpDomain(api, options, domain));
     check(api, abi::AddSessionConfigEntry(api, options, kMark, "1"));
   });
@@ -92,3 +109,22 @@ TURBO_EXPORT turbo_onnx::abi::OrtStatus* RegisterCustomOps(turbo_onnx::abi::OrtS
 TURBO_EXPORT const char* turbo_onnx_version() { return TURBO_VERSION; }
 
 TURBO_EXPORT const char* turbo_onnx_isa() { return turbo_onnx::kernels().isa; }
+
+// The numbers of arena::Stat, as many as there is room for. Returns how many there are.
+TURBO_EXPORT size_t turbo_onnx_arena_stats(int64_t* out, size_t capacity) {
+  return turbo_onnx::arena::stats(out, capacity);
+}
+
+// Gives back the memory that is kept for later runs.
+TURBO_EXPORT void turbo_onnx_arena_trim() { turbo_onnx::arena::trim(); }
+
+// From now on the calling thread's allocations and frees are written down. Returns 0 where there is no memory for it.
+TURBO_EXPORT int turbo_onnx_record_begin() { return turbo_onnx::arena::begin_recording(); }
+
+// Ends what was begun on this thread, and copies its events, four numbers each (arena::Recorder::Event), as many as fit
+// into `capacity` numbers. Returns how many events there are. They stay until the next recording.
+TURBO_EXPORT size_t turbo_onnx_record_end(int64_t* out, size_t capacity) {
+  using Event = turbo_onnx::arena::Recorder::Event;
+  static_assert(sizeof(Event) == 4 * sizeof(int64_t));
+  return turbo_onnx::arena::end_recording(reinterpret_cast<Event*>(out), capacity / 4);
+}

@@ -1,0 +1,206 @@
+#include "custom_ops/arena/heap.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "custom_ops/arena/pages.h"
+
+namespace turbo_onnx::arena {
+
+// In front of each piece of memory.
+struct alignas(kAlignment) Heap::Header {
+  size_t bytes;   // with this header
+  size_t number;  // its class, or kReserved
+  Header* newer;  // among all that are kept
+  Header* older;
+  Header* before;  // among those of its class
+  Header* after;
+};
+
+namespace {
+
+constexpr size_t kReserved = ~size_t{0};
+constexpr size_t kLargest = size_t{1} << 46;
+constexpr size_t kMappedFrom = 128 * 1024;  // larger ones are pages of their own, smaller ones the C library's
+constexpr size_t kSlack = 4 << 20;          // what may be kept in any case
+
+// Classes up to 512 bytes are multiples of 64; each doubling from there has eight.
+constexpr size_t kLinear = 8;
+constexpr size_t kFirstDoubling = 9;
+
+}  // namespace
+
+size_t Heap::class_of(size_t bytes) {
+  if (bytes <= kLinear * 64) return (bytes + 63) / 64 - 1;
+  const size_t n = bytes - 1;
+  const size_t doubling = 63 - static_cast<size_t>(__builtin_clzll(n));
+  return kLinear + (doubling - kFirstDoubling) * 8 + ((n >> (doubling - 3)) & 7);
+}
+
+size_t Heap::class_bytes(size_t number) {
+  if (number < kLinear) return (number + 1) * 64;
+  const size_t doubling = kFirstDoubling + (number - kLinear) / 8;
+  return (9 + (number - kLinear) % 8) << (doubling - 3);
+}
+
+Heap::Header* Heap::obtain(size_t number) noexcept {
+  const size_t bytes = class_bytes(number);
+  void* memory = nullptr;
+  if (bytes >= kMappedFrom) {
+    memory = map_pages(bytes);
+  } else if (posix_memalign(&memory, kAlignment, bytes) != 0) {
+    memory = nullptr;
+  }
+  return memory == nullptr ? nullptr : new (memory) Header{bytes, number, nullptr, nullptr, nullptr, nullptr};
+}
+
+void Heap::give_back(Header* chain) noexcept {
+  while (chain != nullptr) {
+    Header* header = chain;
+    chain = chain->after;
+    if (header->bytes >= kMappedFrom) {
+      unmap_pages(header, header->bytes);
+    } else {
+      std::free(header);
+    }
+  }
+}
+
+void Heap::unlink(Header* header) {
+  List& list = kept_[header->number];
+  (header->before != nullptr ? header->before->after : list.first) = header->after;
+  (header->after != nullptr ? header->after->before : list.last) = header->before;
+  if (list.first == nullptr) nonempty_[header->number / 64] &= ~(uint64_t{1} << header->number % 64);
+  (header->newer != nullptr ? header->newer->older : newest_) = header->older;
+  (header->older != nullptr ? header->older->newer : oldest_) = header->newer;
+  cached_ -= header->bytes;
+}
+
+// Something kept that is large enough. Where nothing of the class is, large pieces may be up to twice as large: they
+// are there anyway, and all shapes of a model then share what is kept.
+Heap::Header* Heap::take(size_t number) {
+  Header* header = kept_[number].first;
+  if (header == nullptr && class_bytes(number) >= kMappedFrom) {
+    const size_t last = std::min(number + 7, kClasses - 1);
+    for (size_t other = number + 1; other <= last && header == nullptr; ++other) {
+      if (nonempty_[other / 64] >> other % 64 & 1) header = kept_[other].first;
+    }
+  }
+  if (header != nullptr) unlink(header);
+  return header;
+}
+
+size_t Heap::recent_peak() const { return *std::max_element(peaks_, peaks_ + kWindows); }
+
+void Heap::count_allocation() {
+  if (++allocations_ == kWindowAllocations) {
+    allocations_ = 0;
+    window_ = (window_ + 1) % kWindows;
+    peaks_[window_] = 0;
+  }
+  peaks_[window_] = std::max(peaks_[window_], in_use_);
+}
+
+// Takes out of what is kept, the oldest first, what goes beyond the limit; a chain by `after`.
+Heap::Header* Heap::excess(size_t limit) {
+  Header* chain = nullptr;
+  while (oldest_ != nullptr && in_use_ + cached_ > limit) {
+    Header* header = oldest_;
+    unlink(header);
+    header->after = chain;
+    chain = header;
+  }
+  return chain;
+}
+
+void* Heap::allocate(size_t bytes) noexcept {
+  if (bytes == 0 || bytes > kLargest) return nullptr;
+  const size_t number = class_of(bytes + sizeof(Header));
+  Header* header = nullptr;
+  Header* unneeded = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    header = take(number);
+    in_use_ += header != nullptr ? header->bytes : class_bytes(number);
+    count_allocation();
+    if (header == nullptr || allocations_ == 0) {
+      const size_t peak = recent_peak();
+      unneeded = excess(peak + peak / 4 + kSlack);
+    }
+  }
+  give_back(unneeded);
+  if (header == nullptr) {
+    header = obtain(number);
+    if (header == nullptr) {
+      trim();
+      header = obtain(number);
+    }
+    if (header == nullptr) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      in_use_ -= class_bytes(number);
+      return nullptr;
+    }
+  }
+  return header + 1;
+}
+
+void* Heap::reserve(size_t bytes) noexcept {
+  if (bytes == 0 || bytes > kLargest) return nullptr;
+  const size_t all = round_up(bytes + sizeof(Header), kAlignment);
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kAlignment, all) != 0) {
+    trim();
+    if (posix_memalign(&memory, kAlignment, all) != 0) return nullptr;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserved_ += all;
+  return new (memory) Header{all, kReserved, nullptr, nullptr, nullptr, nullptr} + 1;
+}
+
+void Heap::release(void* memory) noexcept {
+  if (memory == nullptr) return;
+  Header* header = static_cast<Header*>(memory) - 1;
+  if (header->number == kReserved) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      reserved_ -= header->bytes;
+    }
+    std::free(header);
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  in_use_ -= header->bytes;
+  cached_ += header->bytes;
+  List& list = kept_[header->number];
+  header->before = nullptr;
+  header->after = list.first;
+  (list.first != nullptr ? list.first->before : list.last) = header;
+  list.first = header;
+  nonempty_[header->number / 64] |= uint64_t{1} << header->number % 64;
+  header->newer = nullptr;
+  header->older = newest_;
+  (newest_ != nullptr ? newest_->newer : oldest_) = header;
+  newest_ = header;
+}
+
+void Heap::trim() noexcept {
+  Header* chain = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    chain = excess(0);
+    std::fill(peaks_, peaks_ + kWindows, in_use_);
+  }
+  give_back(chain);
+}
+
+Heap::Usage Heap::usage() noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return {in_use_, cached_, reserved_};
+}
+
+Heap& heap() {
+  static Heap& only = *new Heap;
+  return only;
+}
+
+}  // namespace turbo_onnx::arena

@@ -1,0 +1,78 @@
+// What all runs of one session share: its plan, where its blocks come from, and which variant of the plan holds.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "custom_ops/arena/blocks.h"
+#include "custom_ops/arena/plan.h"
+#include "custom_ops/arena/schedule.h"
+
+namespace turbo_onnx::arena {
+
+// Outlives its session where one of its runs broke off.
+class PlannedSession {
+ public:
+  using Warn = std::function<void(const char* sentence)>;
+
+  PlannedSession(Plan plan, Pool& pool, Warn warn) : plan_(std::move(plan)), pool_(pool), warn_(std::move(warn)) {}
+
+  const Plan& plan() const { return plan_; }
+  Pool& pool() const { return pool_; }
+  size_t variant() const { return variant_.load(std::memory_order_relaxed); }
+
+  // The plan's variables at inputs of these shapes. False: the inputs have no such axes.
+  bool read(const std::vector<std::vector<int64_t>>& shapes, std::vector<int64_t>& values) const {
+    for (const Variable& variable : plan_.variables) {
+      const auto input = static_cast<size_t>(variable.input), axis = static_cast<size_t>(variable.axis);
+      if (input >= shapes.size() || axis >= shapes[input].size()) return false;
+      values.push_back(shapes[input][axis]);
+    }
+    return true;
+  }
+
+  // Null where the plan does not fit. May throw std::bad_alloc.
+  std::shared_ptr<const Schedule> schedule(size_t variant, const std::vector<int64_t>& values) {
+    return schedules_.find(plan_, variant, values);
+  }
+
+  // A run of this variant did something else. The next run follows the next variant, and the first such run of the
+  // session is told to those who operate it.
+  void mismatched(size_t variant, const std::string& what) noexcept {
+    size_t expected = variant;
+    variant_.compare_exchange_strong(expected, (variant + 1) % plan_.variants.size(), std::memory_order_relaxed);
+    if (warned_.exchange(true, std::memory_order_relaxed)) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    try {
+      if (warn_) {
+        warn_(("the run does not follow its memory plan, and gets its memory from the heap: " + what).c_str());
+      }
+    } catch (...) {  // a warning that could not be said
+    }
+  }
+
+  bool has_warned() const { return warned_.load(std::memory_order_relaxed); }
+
+  // The session ends; there is no logger any more.
+  void close() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    warn_ = nullptr;
+  }
+
+ private:
+  const Plan plan_;
+  Pool& pool_;
+  std::atomic<size_t> variant_{0};
+  std::atomic<bool> warned_{false};
+  Schedules schedules_;
+  std::mutex mutex_;
+  Warn warn_;
+};
+
+}  // namespace turbo_onnx::arena
