@@ -20,21 +20,19 @@ constexpr int64_t kMostVariables = 64, kMostExponent = 8, kMostBuffers = 1 << 16
 class Reader {
  public:
   explicit Reader(std::string_view text) : rest_(text) {
-    if (word() != kWord) refuse("does not begin with the word " + std::string(kWord));
+    if (word() != kWord) refuse("it does not begin with the word " + std::string(kWord));
   }
 
-  // The next integer, which `what` names, in [low, high].
+  // The next integer, which is `what`, in [low, high].
   int64_t number(const char* what, int64_t low, int64_t high) {
     const std::string_view token = word();
-    if (token.empty()) refuse(std::string("ends where ") + what + " should be");
+    if (token.empty()) refuse(std::string("it ends where ") + what + " should be");
     int64_t value = 0;
     const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), value);
-    if (error != std::errc() || end != token.data() + token.size()) {
-      refuse(where() + "is not " + what + ", but '" + std::string(token.substr(0, 40)) + "'");
-    }
-    if (value < low || value > high) {
-      refuse(where() + std::to_string(value) + " is not " + what + ", which must be from " + std::to_string(low) +
-             " to " + std::to_string(high));
+    const bool whole = error == std::errc() && end == token.data() + token.size();
+    if (!whole || value < low || value > high) {
+      refuse(where() + "is " + std::string(token.substr(0, 40)) + ", but " + what + " is an integer from " +
+             std::to_string(low) + " to " + std::to_string(high));
     }
     return value;
   }
@@ -45,12 +43,12 @@ class Reader {
   size_t count(const char* what, int64_t high = std::numeric_limits<int32_t>::max()) {
     const auto length = static_cast<size_t>(number(what, 0, high));
     if (length > rest_.size())
-      refuse(where() + "is " + what + " " + std::to_string(length) + ", but the text ends before");
+      refuse(where() + "is " + std::to_string(length) + ", but that is more than the text has");
     return length;
   }
 
   void end() {
-    if (!word().empty()) refuse("goes on after its end");
+    if (!word().empty()) refuse("it goes on after its end");
   }
 
   std::string where() const { return "number " + std::to_string(words_ - 1) + " "; }
@@ -136,7 +134,7 @@ void read_events(Reader& reader, Variant& variant) {
 void read_orders(Reader& reader, Variant& variant) {
   const Conflicts conflicts = conflicts_of(variant);
   const size_t orders = reader.count("the number of orders");
-  if (orders == 0) reader.refuse(reader.where() + "gives no order");
+  if (orders == 0) reader.refuse(reader.where() + "is 0, but there must be an order");
   for (size_t i = 0; i < orders; ++i) {
     const size_t length = reader.count("the number of planned buffers");
     if (length != conflicts.planned) {
@@ -178,14 +176,14 @@ void read_tree(Reader& reader, const Plan& plan, Variant& variant) {
 
 Plan parse_plan(std::string_view text) {
   Reader reader(text);
-  reader.number("a format that this library knows", kVersion, kVersion);
+  reader.number("the version of a format that this library knows", kVersion, kVersion);
   Plan plan{};
   plan.alignment = static_cast<size_t>(reader.number("an alignment", kLeastAlignment, kMostAlignment));
   if ((plan.alignment & (plan.alignment - 1)) != 0) reader.refuse(reader.where() + "is no power of two");
   read_variables(reader, plan);
   read_formulas(reader, plan);
   plan.variants.resize(reader.count("the number of variants"));
-  if (plan.variants.empty()) reader.refuse(reader.where() + "gives no variant");
+  if (plan.variants.empty()) reader.refuse(reader.where() + "is 0, but there must be a variant");
   for (Variant& variant : plan.variants) {
     read_buffers(reader, plan, variant);
     read_events(reader, variant);
