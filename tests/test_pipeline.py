@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -109,7 +111,7 @@ def test_only_the_chosen_passes_run_and_those_that_lower() -> None:
 def test_a_skipped_pass_does_not_run_but_lowering_does() -> None:
     every = pipeline.names(pipeline.passes())
     skipped = pipeline.names(pipeline.select(Options(skip_passes=("raise-gelu", "lower-gelu"))))
-    assert skipped == [name for name in every if name != "raise-gelu"]
+    assert skipped == [*(name for name in every if name != "raise-gelu"), "plan-memory"]
 
 
 def test_no_packing_leaves_out_the_passes_that_pack() -> None:
@@ -132,3 +134,14 @@ def test_operators_are_counted_in_branches_too_and_named_with_their_domain() -> 
     model = Model.from_proto(encoder())
     model.graph.nodes[-1].domain = "com.microsoft"
     assert pipeline.operator_counts(model)["com.microsoft.Tanh"] == 1
+
+
+def test_memory_is_planned_last_and_for_the_cpu_only() -> None:
+    def last(**options: Any) -> str:
+        return pipeline.names(pipeline.select(Options(**options)))[-1]
+
+    assert last() == "plan-memory"
+    assert last(passes=("plan-memory",)) == "plan-memory"
+    assert last(skip_passes=("plan-memory",)) != "plan-memory"
+    assert last(passes=("raise-gelu",)) != "plan-memory"
+    assert last(target="cuda:sm_90") == "embed-kernels"

@@ -27,6 +27,8 @@ from turbo_onnx.options import Options, Packing
 from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.passes.embed_kernels import EmbedKernels
+from turbo_onnx.passes.plan_memory import PlanMemory
+from turbo_onnx.planning import make_plan
 from turbo_onnx.precision import Precision
 from turbo_onnx.report import Report
 from turbo_onnx.serialization import writing
@@ -139,6 +141,8 @@ def optimize(
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
     steps = [ConvertPrecision(precision, measure) if isinstance(step, ConvertPrecision) else step for step in steps]
+    plan = PlanMemory(partial(make_plan, specs=specs))
+    steps = [plan if isinstance(step, PlanMemory) else step for step in steps]
 
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
     report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)

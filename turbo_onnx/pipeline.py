@@ -28,6 +28,7 @@ from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
 from turbo_onnx.passes.raise_attention import RaiseAttention
 from turbo_onnx.passes.raise_gelu import RaiseGelu
@@ -83,8 +84,12 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
 }
 
 
+LAST = (EmbedKernels.name, PlanMemory.name)
+"""What runs behind all others: for CUDA kernels are embedded, for the CPU memory is planned."""
+
+
 def passes() -> list[Pass]:
-    """All passes in the order in which they run, but for the one that only CUDA needs, which is last."""
+    """All passes in the order in which they run, but for the last one, which depends on the target: see `LAST`."""
     return [step for stage in STAGES.values() for step in stage]
 
 
@@ -92,12 +97,12 @@ def select(options: Options) -> list[Pass]:
     """The passes that the options ask for; those that lower raised operators always run.
 
     A precision other than float32 asks for the pass that converts to it, whatever else is chosen, and CUDA for the one
-    that embeds kernels.
+    that embeds kernels. Whoever runs the passes gives the one that plans memory what makes the plan.
 
     Raises:
         InputError: an option names a pass that there is not.
     """
-    names = [*(step.name for step in passes()), EmbedKernels.name]
+    names = [*(step.name for step in passes()), *LAST]
     for name in (*(options.passes or ()), *options.skip_passes):
         if name not in names:
             raise InputError(f"there is no pass '{name}'; the passes are {', '.join(names)}.")
@@ -114,6 +119,9 @@ def select(options: Options) -> list[Pass]:
     kept = [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
     if options.capabilities and EmbedKernels.name not in skipped:
         kept.append(EmbedKernels(options.capabilities, options.tuning))
+    planned = PlanMemory.name in (options.passes or (PlanMemory.name,)) and PlanMemory.name not in skipped
+    if planned and not options.capabilities:
+        kept.append(PlanMemory())
     return kept
 
 

@@ -110,6 +110,7 @@ class Report:
             "packed_node_share": round(self.packed_node_share, 4),
             "kernels": self.facts.get("kernels"),
             "nodes_run_by_body": self.facts.get("nodes_run_by_body", []),
+            "memory_plan": self.facts.get("memory_plan"),
             "verify": {
                 "ok": self.verify.ok,
                 "max_abs": self.verify.max_abs,

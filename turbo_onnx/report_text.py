@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.report import Report, compared_counts, grouped
 
 _SHOWN_NODES = 3
@@ -32,7 +33,7 @@ def headline(report: Report) -> list[str]:
     if precision["type"] != "fp32":
         half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
         lines.append(f"Precision: {precision['type']} in {half} nodes; {full} stay in float32.")
-    lines += _kernels(report)
+    lines += _kernels(report) + _memory(report)
     check = report.verify
     if check.ok is None:
         lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")
@@ -58,6 +59,16 @@ def _kernels(report: Report) -> list[str]:
     if bodies:
         lines.append(f"Kernels: {bodies} nodes of ours have none and run as standard operators.")
     return lines
+
+
+def _memory(report: Report) -> list[str]:
+    """Whether a run's memory is planned, where that was asked for."""
+    plan = report.facts.get("memory_plan")
+    if plan is not None:
+        heap = f"{plan['outputs']} outputs" + (f" and {plan['unknown']} others" if plan["unknown"] else "")
+        return [f"Memory: planned for every shape; {plan['planned']} buffers share one block, {heap} do not."]
+    why = [rejection.sentence for rejection in report.rejected if rejection.rule == PlanMemory.name]
+    return [f"Memory: not planned: {why[0]}."] if why else []
 
 
 def tables(report: Report) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:

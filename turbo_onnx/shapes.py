@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.dims import Dim, as_dim, as_item, symbol
 from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Tensor
 from turbo_onnx.inference import computation, elementwise, movement, values
@@ -139,6 +140,8 @@ def _apply(read: Reading) -> Sequence[Fact]:
         return rule(read) if rule is not None else _from_schema(read)
     if node.domain == RAISED_DOMAIN:
         return computation.RAISED_RULES[node.op](read)
+    if node.domain == PLAN_DOMAIN:
+        return [fact if fact is not None else UNKNOWN for fact in read.inputs]
     return _from_specification(read)
 
 

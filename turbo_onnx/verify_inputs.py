@@ -23,6 +23,7 @@ from turbo_onnx.graph import Tensor, constant_value, consumers, input_or_none, i
 from turbo_onnx.model import Model
 
 Kind = Literal["ids", "mask", "numbers", "integers", "flags", "unknown"]
+Pattern = Literal["mixed", "full", "left", "holes", "empty row", "empty"]
 Feed = dict[str, np.ndarray[Any, Any]]
 
 _SAME_ELEMENTS = (
@@ -57,7 +58,7 @@ class Recipe:
     name: str
     batch: int
     length: int
-    pattern: Literal["mixed", "full", "left", "holes", "empty row", "empty"]
+    pattern: Pattern
     past: int = 3
 
 

@@ -30,7 +30,6 @@ from turbo_onnx.serialization.exporting import element_type
 ARCHIVE = "turbo_onnx_kernels"  # what the tensor with all compiled kernels is called
 
 
-
 class EmbedKernels(Pass):
     """Give every operator of ours its compiled CUDA kernels.
 

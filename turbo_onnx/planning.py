@@ -1,0 +1,131 @@
+"""Make the memory plan of a model, or read the one that it carries.
+
+To make one, the model is run as it will be served, in the file as it will be saved, and what ONNX Runtime allocates and
+frees is recorded (`sequences.py`). Then an order is sought in which buffers can be stacked at any shape
+(`memory/regions.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from turbo_onnx import shapes
+from turbo_onnx.errors import InputError, Reject
+from turbo_onnx.memory import regions
+from turbo_onnx.memory.formula import IntArray
+from turbo_onnx.memory.lifetimes import Lifetimes
+from turbo_onnx.memory.plan import ALIGNMENT, METADATA_KEY, MemoryPlan, Variable, Variant, from_json
+from turbo_onnx.model import Model
+from turbo_onnx.passes.plan_memory import begin_runs, find, remove
+from turbo_onnx.sequences import RunSequence, Subject
+from turbo_onnx.sequences import find as find_sequence
+from turbo_onnx.serialization.reading import read
+from turbo_onnx.sessions import Level, library_available, runtime
+from turbo_onnx.verify_inputs import InputSpec, describe
+
+LEVELS: tuple[tuple[Level, str], ...] = (("all", "extended"), ("basic", "basic"))
+"""The runtime's levels of optimization that runs are recorded at: the default, and the other one that differs."""
+
+_SAMPLES = 256
+_LARGEST = {"batch": 64, "length": 512, "": 512}
+
+
+def make_plan(
+    model: Model, variables: Sequence[Variable], *, specs: Sequence[InputSpec], exact: bool = False
+) -> MemoryPlan:
+    """The plan of a model that has the node that begins a run.
+
+    Args:
+        model: as it will be saved, but for the plan.
+        variables: the sizes that the node sees.
+        specs: what the model's inputs are.
+        exact: look for the best order with a solver, which takes longer.
+
+    Raises:
+        Reject: there is no plan for it, and why.
+        InputError: `exact`, and the solver is not installed.
+    """
+    if not library_available():
+        raise Reject("the library, which records what a run allocates, cannot be registered here")
+    unknown = [spec.name for spec in specs if spec.kind == "unknown"]
+    if unknown:
+        raise Reject("no inputs can be made for '{}' to record runs with", unknown[0])
+    node = find(model.graph)
+    assert node is not None
+    starts = np.cumsum([0, *(len(tensor.shape) for tensor in node.inputs)]).tolist()
+    axes = [starts[variable.input] + variable.axis for variable in variables]
+    outputs = {node.name: [tensor.name for tensor in node.outputs] for node in model.graph.nodes}
+    found: list[tuple[str, RunSequence]] = []
+    with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
+        model.write(Path(folder), "model.onnx", None)
+        subject = Subject(Path(folder) / "model.onnx", specs, axes, outputs)
+        for level, name in LEVELS:
+            sequence = find_sequence(subject, level, [other for _, other in found])
+            if all(sequence is not other for _, other in found):
+                found.append((name, sequence))
+    samples = sample_values(variables)
+    variants = [_variant(name, sequence, samples, exact) for name, sequence in found]
+    return MemoryPlan(tuple(variables), tuple(variants), runtime().__version__)
+
+
+def sample_values(variables: Sequence[Variable]) -> IntArray:
+    """Shapes to judge orders by: corners of the usual range, and random ones, evenly by magnitude.
+
+    Returns:
+        int64 [shapes, variables]. There are at most as many tokens as batch · length.
+    """
+    random = np.random.default_rng(11)
+    columns: dict[str, IntArray] = {}
+    corners = np.array(list(np.ndindex(*(2,) * len(variables))), np.int64).reshape(-1, len(variables))
+    for index, variable in enumerate(variables):
+        most = _LARGEST.get(variable.role, 512)
+        drawn = np.exp(random.uniform(0, np.log(most + 1), _SAMPLES)).astype(np.int64).clip(1, most)
+        columns[variable.role or variable.name] = np.concatenate([np.where(corners[:, index] == 1, most, 1), drawn])
+    if "tokens" in columns:
+        padded = columns.get("batch", np.int64(64)) * columns.get("length", np.int64(512))
+        share = np.concatenate([np.ones(len(corners)), random.uniform(0, 1, _SAMPLES)])
+        columns["tokens"] = np.ceil(share * padded).astype(np.int64)
+    return np.stack([columns[v.role or v.name] for v in variables], axis=1).reshape(-1, len(variables))
+
+
+def _variant(name: str, sequence: RunSequence, samples: IntArray, exact: bool) -> Variant:
+    planned = [index for index, buffer in enumerate(sequence.buffers) if buffer.kind == "planned"]
+    lifetimes = Lifetimes.from_events(sequence.events).subset(planned)
+    sizes = [sequence.buffers[index].size for index in planned]
+    chosen = regions.plan_orders(lifetimes, [size for size in sizes if size is not None], samples, ALIGNMENT)
+    kept = {index + 1 for index in planned}
+    return Variant(
+        name=name,
+        buffers=sequence.buffers,
+        events=tuple(event for event in sequence.events if event == 0 or event in kept),
+        orders=tuple(tuple(planned[number] for number in order) for order in chosen.orders),
+        tree=tuple((planned[a], planned[b], yes, no) for a, b, yes, no in chosen.tree),
+    )
+
+
+def plan_of(path: Path, *, exact: bool = False) -> MemoryPlan:
+    """The plan that an artifact carries, or one that is made for the model as it is.
+
+    Args:
+        path: the model.
+        exact: make a new one in any case, with the solver.
+
+    Raises:
+        InputError: the file is no model, no plan can be made for it, or `exact` and the solver is not installed.
+    """
+    model = read(path)
+    carried = next((entry.value for entry in model.shell.metadata_props if entry.key == METADATA_KEY), None)
+    if carried is not None and not exact:
+        return from_json(carried, str(path))
+    if find(model.graph) is not None:
+        remove(model)
+    specs = describe(model)
+    shapes.infer(model)
+    try:
+        return make_plan(model, begin_runs(model), specs=specs, exact=exact)
+    except Reject as reason:
+        raise InputError(f"{path}: no memory plan can be made for it: {reason}.") from None

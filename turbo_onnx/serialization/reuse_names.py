@@ -1,0 +1,55 @@
+"""How a planned model calls the sizes of its intermediates: so that ONNX Runtime reuses memory in place, and only so.
+
+The runtime lets one tensor take another's memory where their shapes are equal by name. Where it does so for tensors
+that only happen to be of equal shape, a buffer stays alive from the first of them to the last, and a plan has less to
+choose from. So every intermediate has names of its own, but for what an operator may compute in place: that shares the
+names of the operand whose memory it takes.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.graph import Tensor
+
+_IN_PLACE = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Floor", "Ceil", "Not"),
+    *("Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "Softplus", "Softmax", "Clip", "Cast", "Elu", "LeakyRelu"),
+    *("BiasGelu", "SkipLayerNormalization"),
+}
+"""What the runtime's kernels and ours compute in place. Another operator here would be harmless: it would not do it."""
+
+
+def reuse_names(graph: gs.Graph) -> dict[int, list[int | str]]:
+    """The shapes to write for a graph's intermediates, by the tensor's identity; those of unknown rank are left out."""
+    fixed = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
+    shapes: dict[int, list[int | str]] = {}
+    for node in graph.nodes:
+        for output in node.outputs:
+            if output.shape is None or not output.name:
+                continue
+            operand = _overwritten(node, output, fixed)
+            shapes[id(output)] = (
+                shapes[id(operand)] if operand is not None and id(operand) in shapes else _own(output, len(shapes))
+            )
+    return {identity: shape for identity, shape in shapes.items() if identity not in fixed}
+
+
+def _own(tensor: Tensor, number: int) -> list[int | str]:
+    return [dim if isinstance(dim, int) and dim >= 0 else f"size_{number}_{i}" for i, dim in enumerate(tensor.shape)]
+
+
+def _overwritten(node: gs.Node, output: Tensor, fixed: set[int]) -> Tensor | None:
+    """The operand whose memory the output may take: of the same shape and type, and read by nothing else."""
+    if node.op not in _IN_PLACE or id(output) in fixed:
+        return None
+    for operand in node.inputs:
+        alike = isinstance(operand, gs.Variable) and operand.shape is not None and operand.dtype == output.dtype
+        if (
+            alike
+            and id(operand) not in fixed
+            and len(operand.outputs) == 1
+            and list(operand.shape) == list(output.shape)
+        ):
+            return operand
+    return None
