@@ -12,8 +12,8 @@ PACKAGE = Path(turbo_onnx.__file__).parent
 
 FLOORS = (
     ("turbo_onnx", "errors", "dims", "precision", "nvidia"),
-    ("custom_ops", "runtime", "graph"),
-    ("serialization", "model", "memory", "attributes", "sessions", "node_timing"),
+    ("custom_ops", "graph"),
+    ("serialization", "model", "memory", "runtime", "attributes", "sessions", "node_timing"),
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
     (

@@ -17,19 +17,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from turbo_onnx.optimizer import Result, optimize
     from turbo_onnx.report import Report
-    from turbo_onnx.runtime import InferenceSession, library_path, register
+    from turbo_onnx.runtime import InferenceSession, arena_stats, library_path, peak_bytes, register, trim
 
 __version__ = "0.1.0"
 
-__all__ = ["InferenceSession", "Report", "Result", "__version__", "library_path", "optimize", "register"]
+__all__ = [
+    "InferenceSession",
+    "Report",
+    "Result",
+    "__version__",
+    "arena_stats",
+    "library_path",
+    "optimize",
+    "peak_bytes",
+    "register",
+    "trim",
+]
 
 _HOMES = {
     "InferenceSession": "turbo_onnx.runtime",
     "Report": "turbo_onnx.report",
     "Result": "turbo_onnx.optimizer",
+    "arena_stats": "turbo_onnx.runtime",
     "library_path": "turbo_onnx.runtime",
     "optimize": "turbo_onnx.optimizer",
+    "peak_bytes": "turbo_onnx.runtime",
     "register": "turbo_onnx.runtime",
+    "trim": "turbo_onnx.runtime",
 }
 
 
