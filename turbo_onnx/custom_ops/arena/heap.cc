@@ -28,6 +28,9 @@ constexpr size_t kSlack = 4 << 20;          // what may be kept in any case
 constexpr size_t kLinear = 8;
 constexpr size_t kFirstDoubling = 9;
 
+// How much may be in use and kept, where so much was in use lately.
+size_t limit(size_t peak) { return peak + peak / 4 + kSlack; }
+
 }  // namespace
 
 size_t Heap::class_of(size_t bytes) {
@@ -92,7 +95,8 @@ Heap::Header* Heap::take(size_t number) {
 
 size_t Heap::recent_peak() const { return *std::max_element(peaks_, peaks_ + kWindows); }
 
-void Heap::count_allocation() {
+void Heap::count_allocation(size_t bytes) {
+  in_use_ += bytes;
   if (++allocations_ == kWindowAllocations) {
     allocations_ = 0;
     window_ = (window_ + 1) % kWindows;
@@ -101,10 +105,10 @@ void Heap::count_allocation() {
   peaks_[window_] = std::max(peaks_[window_], in_use_);
 }
 
-// Takes out of what is kept, the oldest first, what goes beyond the limit; a chain by `after`.
-Heap::Header* Heap::excess(size_t limit) {
+// Takes out of what is kept, the oldest first, what goes beyond this sum with what is in use; a chain by `after`.
+Heap::Header* Heap::excess(size_t most) {
   Header* chain = nullptr;
-  while (oldest_ != nullptr && in_use_ + cached_ > limit) {
+  while (oldest_ != nullptr && in_use_ + cached_ > most) {
     Header* header = oldest_;
     unlink(header);
     header->after = chain;
@@ -116,31 +120,29 @@ Heap::Header* Heap::excess(size_t limit) {
 void* Heap::allocate(size_t bytes) noexcept {
   if (bytes == 0 || bytes > kLargest) return nullptr;
   const size_t number = class_of(bytes + sizeof(Header));
+  const size_t fresh = class_bytes(number);
   Header* header = nullptr;
   Header* unneeded = nullptr;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     header = take(number);
-    in_use_ += header != nullptr ? header->bytes : class_bytes(number);
-    count_allocation();
-    if (header == nullptr || allocations_ == 0) {
-      const size_t peak = recent_peak();
-      unneeded = excess(peak + peak / 4 + kSlack);
+    if (header != nullptr) {
+      count_allocation(header->bytes);
+      if (allocations_ == 0) unneeded = excess(limit(recent_peak()));
+    } else {
+      unneeded = excess(limit(std::max(recent_peak(), in_use_ + fresh)) - fresh);
     }
   }
   give_back(unneeded);
+  if (header != nullptr) return header + 1;
+  header = obtain(number);
   if (header == nullptr) {
+    trim();
     header = obtain(number);
-    if (header == nullptr) {
-      trim();
-      header = obtain(number);
-    }
-    if (header == nullptr) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      in_use_ -= class_bytes(number);
-      return nullptr;
-    }
   }
+  if (header == nullptr) return nullptr;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  count_allocation(fresh);
   return header + 1;
 }
 

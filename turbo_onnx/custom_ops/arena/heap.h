@@ -53,8 +53,8 @@ class Heap {
   // All of these want the lock.
   Header* take(size_t number);
   size_t recent_peak() const;
-  void count_allocation();
-  Header* excess(size_t limit);
+  void count_allocation(size_t bytes);
+  Header* excess(size_t most);
   void unlink(Header* header);
 
   std::mutex mutex_;

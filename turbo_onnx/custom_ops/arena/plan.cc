@@ -127,8 +127,8 @@ void read_events(Reader& reader, Variant& variant) {
       --living;
     }
   }
-  if (allocated != buffers) reader.refuse("the events before " + reader.where() + "allocate too few buffers");
-  if (living != 0) reader.refuse("the events before " + reader.where() + "do not free every planned buffer");
+  if (allocated != buffers) reader.refuse("the events up to " + reader.where() + "allocate too few buffers");
+  if (living != 0) reader.refuse("the events up to " + reader.where() + "do not free every planned buffer");
 }
 
 void read_orders(Reader& reader, Variant& variant) {
