@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.memory.lifetimes_strategy import LIFETIMES, layered_run, sized
+from tests.memory.runs import LIFETIMES, layered_run, sized
 from turbo_onnx.memory.formula import IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
 

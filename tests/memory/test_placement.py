@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.memory.lifetimes_strategy import layered_run, sized, triples
+from tests.memory.runs import layered_run, sized, triples
 from turbo_onnx.memory.formula import IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes, rounded_up
 from turbo_onnx.memory.placement import greedy_placements, peaks, place, settled, stack, stacking_order

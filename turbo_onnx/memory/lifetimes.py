@@ -110,7 +110,7 @@ class Lifetimes:
         right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(following) - following, following)
         pairs = np.concatenate([by_first[left], by_first[right]]), np.concatenate([by_first[right], by_first[left]])
         order = np.lexsort((pairs[1], pairs[0]))
-        bounds = np.cumsum(np.bincount(pairs[0], minlength=count))[:-1] if count else []
+        bounds = np.cumsum(np.bincount(pairs[0], minlength=count))[:-1]
         return [part.tolist() for part in np.split(pairs[1][order], bounds)][:count]
 
     def lower_bound(self, sizes: IntArray, alignment: int) -> IntArray:

@@ -1,0 +1,214 @@
+"""A few stacking orders for all shapes at once, and how a run chooses among them.
+
+Which order is best depends on the sizes, and sizes depend on the shape of a run: of two buffers with 4·T·3072 and
+48·B·S² bytes, one is larger in long batches and the other in short ones. The space of shapes falls into regions, and
+within a region one order does.
+
+What is done here: greedy placements are made at some shapes, and the order of each is tried at all of them. As long as
+some shape needs more than its lower bound under every order so far, the worst of these is placed for itself. Then a
+decision tree is grown, as trees are for classification: its questions are comparisons between the sizes of two
+buffers, its leaves are orders, and its cost is the memory above the lower bound. Mostly there is nothing to ask: all
+sizes of a packed encoder grow with its tokens, and one order meets the bound everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from turbo_onnx.memory.formula import Formula, IntArray
+from turbo_onnx.memory.lifetimes import Lifetimes
+from turbo_onnx.memory.local_search import improve
+from turbo_onnx.memory.placement import Order, greedy_placements, peaks, stacking_order
+
+MOST_ORDERS = 8
+
+_MOST_SHAPES_PLACED = 16
+_SEARCH_STEPS = 200
+_MOST_LEAVES = 24
+_WORST_WEIGHT = 10.0
+_NEGLIGIBLE = 0.002  # of the lower bound, at one shape
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Comparison = tuple[int, int]
+TreeNode = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class OrderPlan:
+    """Orders, and the choice among them.
+
+    Attributes:
+        orders: each a permutation of the buffers, bottom first; at least one.
+        tree: inner nodes (a, b, yes, no): whether buffer a is at most as large as buffer b. Targets ≥ 0 are inner
+            nodes of a higher number, others are order -(target + 1). Empty: the first order always.
+    """
+
+    orders: tuple[Order, ...]
+    tree: tuple[TreeNode, ...] = ()
+
+    def choose(self, sizes: IntArray) -> int:
+        """Which order runs of these sizes take: int64 [buffers] to the number of an order."""
+        target = 0 if self.tree else -1
+        while target >= 0:
+            a, b, yes, no = self.tree[target]
+            target = yes if sizes[a] <= sizes[b] else no
+        return -(target + 1)
+
+    def peaks(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int = 64) -> IntArray:
+        """How many bytes runs need: sizes int64 [shapes, buffers] to int64 [shapes]."""
+        chosen = np.array([self.choose(row) for row in sizes], np.int64)
+        needed = np.zeros(len(sizes), np.int64)
+        for number in np.unique(chosen):
+            there = chosen == number
+            needed[there] = peaks(lifetimes, self.orders[number], sizes[there], alignment)
+        return needed
+
+
+def plan_orders(lifetimes: Lifetimes, formulas: Sequence[Formula], samples: IntArray, alignment: int = 64) -> OrderPlan:
+    """The orders of a plan.
+
+    Args:
+        lifetimes: when the buffers are alive.
+        formulas: the size of each buffer in bytes.
+        samples: int64 [shapes, variables], shapes that stand for all: corners, and some hundred in between. What a
+            run needs was seen at these alone; it is memory-safe at every other shape all the same.
+        alignment: what sizes are rounded up to.
+
+    Returns:
+        The fewest orders that were found, at most `MOST_ORDERS`. The same input gives the same orders.
+
+    Raises:
+        ValueError: there is not one formula for each buffer.
+    """
+    if len(formulas) != len(lifetimes):
+        raise ValueError(f"{len(lifetimes)} buffers have {len(formulas)} formulas")
+    if not formulas or not len(samples):
+        return OrderPlan((tuple(range(len(formulas))),))
+    values = {formula: formula.evaluate_many(samples) for formula in dict.fromkeys(formulas)}
+    sizes = np.unique(np.stack([values[formula] for formula in formulas], axis=1), axis=0)
+    pool = _Pool(lifetimes, sizes, alignment)
+    pool.fill()
+    return _grow_tree(pool, _comparisons(formulas, sizes))
+
+
+class _Pool:
+    """Orders, and how far above the lower bound each is at every shape.
+
+    Attributes:
+        sizes: int64 [shapes, buffers].
+        orders: those tried so far.
+        excess: for each order float64 [shapes], the bytes above the bound in multiples of the bound.
+    """
+
+    def __init__(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int) -> None:
+        self.lifetimes, self.sizes, self.alignment = lifetimes, sizes, alignment
+        self.bounds = lifetimes.lower_bound(sizes, alignment)
+        self.orders: list[Order] = []
+        self.excess: list[FloatArray] = []
+
+    def fill(self) -> None:
+        """Try orders until each shape has one that meets its bound, or enough shapes were placed for themselves."""
+        least = np.full(len(self.sizes), np.inf)
+        waiting = np.ones(len(self.sizes), np.bool_)
+        shape = int(self.bounds.argmax())
+        for _ in range(_MOST_SHAPES_PLACED):
+            waiting[shape] = False
+            if self._place(shape):
+                return
+            least = np.min(self.excess, axis=0)
+            unmet = np.where(waiting, least, 0.0)
+            shape = int(unmet.argmax())
+            if unmet[shape] <= _NEGLIGIBLE:
+                return
+
+    def _place(self, shape: int) -> bool:
+        """Try the greedy orders of one shape, and a search where they are above its bound; tells of one for all."""
+        best: tuple[float, Order] | None = None
+        for offsets in greedy_placements(self.lifetimes, self.sizes[shape], self.alignment):
+            order = stacking_order(offsets)
+            excess = self._try(order)
+            if not excess.any():
+                return True
+            if best is None or excess[shape] < best[0]:
+                best = excess[shape], order
+        assert best is not None
+        if best[0] > _NEGLIGIBLE:
+            found = improve(self.lifetimes, best[1], self.sizes[shape], self.alignment, steps=_SEARCH_STEPS)
+            return not self._try(stacking_order(found.offsets)).any()
+        return False
+
+    def _try(self, order: Order) -> FloatArray:
+        needed = peaks(self.lifetimes, order, self.sizes, self.alignment)
+        excess: FloatArray = (needed - self.bounds) / np.maximum(self.bounds, 1)
+        self.orders.append(order)
+        self.excess.append(excess)
+        return excess
+
+
+def _comparisons(formulas: Sequence[Formula], sizes: IntArray) -> dict[Comparison, BoolArray]:
+    """The questions that have both answers among the shapes, and their answers: one question for equal answers."""
+    buffers = list({formula: buffer for buffer, formula in reversed(list(enumerate(formulas)))}.values())[::-1]
+    found: dict[bytes, tuple[Comparison, BoolArray]] = {}
+    for a in buffers:
+        for b in buffers:
+            answers = sizes[:, a] <= sizes[:, b]
+            if a != b and answers.any() and not answers.all() and (~answers).tobytes() not in found:
+                found.setdefault(answers.tobytes(), ((a, b), answers))
+    return dict(found.values())
+
+
+@dataclass
+class _Leaf:
+    """Shapes that are not told apart, the order that costs least there, and where the tree refers to it."""
+
+    shapes: BoolArray
+    order: int
+    cost: float
+    parent: int | None = None
+    side: int = 0
+
+
+def _grow_tree(pool: _Pool, comparisons: dict[Comparison, BoolArray]) -> OrderPlan:
+    """Split the leaf that costs most by the question that saves most, as long as that saves anything."""
+    excess = np.array(pool.excess)
+    costs = excess + _WORST_WEIGHT * excess**2
+    everywhere = _NEGLIGIBLE * costs.mean(axis=1)  # of equal orders take the one that is best at other shapes
+    questions, answers = list(comparisons), np.array(list(comparisons.values()), np.float64)
+    allowed = np.arange(len(excess))
+
+    def leaf(shapes: BoolArray, parent: int | None = None, side: int = 0) -> _Leaf:
+        totals = costs[allowed][:, shapes].sum(axis=1)
+        chosen = int((totals + everywhere[allowed]).argmin())
+        return _Leaf(shapes, int(allowed[chosen]), float(totals[chosen]), parent, side)
+
+    leaves = [leaf(np.ones(len(pool.sizes), np.bool_))]
+    tree: list[list[int]] = []
+    while questions and len(leaves) < _MOST_LEAVES:
+        leaves.sort(key=lambda item: item.cost)
+        worst = leaves[-1]
+        within = costs[allowed][:, worst.shapes]
+        yes = (within @ answers[:, worst.shapes].T).min(axis=0)
+        no = (within @ (1 - answers[:, worst.shapes]).T).min(axis=0)
+        best = int((yes + no).argmin())
+        if yes[best] + no[best] >= worst.cost - _NEGLIGIBLE:
+            break
+        leaves.pop()
+        if worst.parent is not None:
+            tree[worst.parent][worst.side] = len(tree)
+        answer = answers[best].astype(np.bool_)
+        leaves.append(leaf(worst.shapes & answer, len(tree), 2))
+        leaves.append(leaf(worst.shapes & ~answer, len(tree), 3))
+        tree.append([*questions[best], 0, 0])
+        if len(used := {item.order for item in leaves}) > MOST_ORDERS - 2:
+            allowed = np.array(sorted(used))
+    numbers: dict[int, int] = {}
+    for item in sorted(leaves, key=lambda item: (item.parent or 0, item.side)):
+        number = numbers.setdefault(item.order, len(numbers))
+        if item.parent is not None:
+            tree[item.parent][item.side] = -(number + 1)
+    return OrderPlan(tuple(pool.orders[order] for order in numbers), tuple((a, b, yes, no) for a, b, yes, no in tree))
