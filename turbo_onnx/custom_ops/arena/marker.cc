@@ -131,8 +131,26 @@ class Marker : public abi::OrtCustomOp {
     for (size_t i = 0; i < inputs; ++i) {
       abi::OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
       check(api, abi::ShapeInferContext_GetInputTypeShape(api, context, i, &info));
+      name_sizes(api, info, i);
       check(api, abi::ShapeInferContext_SetOutputTypeShape(api, context, i, info));
     }
+  }
+
+  // Sizes that are neither known nor named would be taken for -1.
+  static void name_sizes(const abi::OrtApi* api, abi::OrtTensorTypeAndShapeInfo* info, size_t input) {
+    size_t rank = 0;
+    check(api, abi::GetDimensionsCount(api, info, &rank));
+    Shape sizes(rank);
+    std::vector<const char*> names(rank);
+    check(api, abi::GetDimensions(api, info, sizes.data(), rank));
+    check(api, abi::GetSymbolicDimensions(api, info, names.data(), rank));
+    std::vector<std::string> made(rank);
+    for (size_t axis = 0; axis < rank; ++axis) {
+      if (sizes[axis] >= 0 || (names[axis] != nullptr && *names[axis] != '\0')) continue;
+      made[axis] = "turbo_onnx_size_" + std::to_string(input) + "_" + std::to_string(axis);
+      names[axis] = made[axis].c_str();
+    }
+    check(api, abi::SetSymbolicDimensions(api, info, names.data(), rank));
   }
 
   const abi::OrtApi* api_;
