@@ -35,6 +35,7 @@ class _Ran:
     """A node's time in a run, in nanoseconds of the clock, and the sizes of its outputs in bytes."""
 
     node: str
+    operator: str
     start: int
     end: int
     sizes: list[int]
@@ -66,18 +67,25 @@ def _of(near: Sequence[_Ran], size: int, outputs: Mapping[str, Sequence[str]]) -
             if expected == size and number not in node.taken:
                 node.taken.add(number)
                 names = outputs.get(node.node, ())
-                return Allocation(names[number] if number < len(names) else node.node, scratch=False)
-    return Allocation(f"{near[-1].node} (scratch)" if near else "(between nodes)", scratch=True)
+                return Allocation(names[number] if number < len(names) else _called(node, outputs), scratch=False)
+    return Allocation(f"{_called(near[-1], outputs)} (scratch)" if near else "(between nodes)", scratch=True)
+
+
+def _called(node: _Ran, outputs: Mapping[str, Sequence[str]]) -> str:
+    """The node's name, or its operator where the runtime made it: it gives other names each time."""
+    return node.node if node.node in outputs else f"{node.operator} of ONNX Runtime"
 
 
 def _nodes(events: Sequence[Mapping[str, Any]], start: int) -> list[_Ran]:
     found = []
     for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+        if event.get("cat") == "Node" and "args" in event and str(event["name"]).endswith("_kernel_time"):
             begun = start + int(event["ts"]) * 1000
-            sizes = [_bytes(shape) for shape in event.get("args", {}).get("output_type_shape", [])]
+            sizes = [_bytes(shape) for shape in event["args"].get("output_type_shape", [])]
             node = event["name"].removesuffix("_kernel_time")
-            found.append(_Ran(node, begun, begun + int(event["dur"]) * 1000, sizes))
+            found.append(
+                _Ran(node, str(event["args"].get("op_name", node)), begun, begun + int(event["dur"]) * 1000, sizes)
+            )
     return sorted(found, key=lambda node: node.start)
 
 

@@ -141,7 +141,7 @@ def optimize(
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
     steps = [ConvertPrecision(precision, measure) if isinstance(step, ConvertPrecision) else step for step in steps]
-    plan = PlanMemory(partial(make_plan, specs=specs))
+    plan = PlanMemory(partial(make_plan, specs=specs, scratch=None if path is None else path.parent))
     steps = [plan if isinstance(step, PlanMemory) else step for step in steps]
 
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))

@@ -8,13 +8,14 @@ frees is recorded (`sequences.py`). Then an order is sought in which buffers can
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from turbo_onnx import shapes
-from turbo_onnx.errors import InputError, Reject
+from turbo_onnx.errors import InputError, OutputError, Reject
 from turbo_onnx.memory import regions
 from turbo_onnx.memory.formula import IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
@@ -35,7 +36,12 @@ _LARGEST = {"batch": 64, "length": 512, "": 512}
 
 
 def make_plan(
-    model: Model, variables: Sequence[Variable], *, specs: Sequence[InputSpec], exact: bool = False
+    model: Model,
+    variables: Sequence[Variable],
+    *,
+    specs: Sequence[InputSpec],
+    exact: bool = False,
+    scratch: Path | None = None,
 ) -> MemoryPlan:
     """The plan of a model that has the node that begins a run.
 
@@ -44,6 +50,7 @@ def make_plan(
         variables: the sizes that the node sees.
         specs: what the model's inputs are.
         exact: look for the best order with a solver, which takes longer.
+        scratch: a folder to write the model into for as long as it is recorded; None for the system's.
 
     Raises:
         Reject: there is no plan for it, and why.
@@ -60,16 +67,29 @@ def make_plan(
     axes = [starts[variable.input] + variable.axis for variable in variables]
     outputs = {node.name: [tensor.name for tensor in node.outputs] for node in model.graph.nodes}
     found: list[tuple[str, RunSequence]] = []
-    with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
-        model.write(Path(folder), "model.onnx", None)
-        subject = Subject(Path(folder) / "model.onnx", specs, axes, outputs)
+    with _written(model, scratch) as path:
+        subject = Subject(path, specs, axes, outputs)
         for level, name in LEVELS:
             sequence = find_sequence(subject, level, [other for _, other in found])
             if all(sequence is not other for _, other in found):
                 found.append((name, sequence))
+    if not any(buffer.kind == "planned" for _, sequence in found for buffer in sequence.buffers):
+        raise Reject("a run allocates nothing whose size could be planned, but for its outputs")
     samples = sample_values(variables)
     variants = [_variant(name, sequence, samples, exact) for name, sequence in found]
     return MemoryPlan(tuple(variables), tuple(variants), runtime().__version__)
+
+
+@contextmanager
+def _written(model: Model, scratch: Path | None) -> Iterator[Path]:
+    """The model in a file that goes away."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".turbo-onnx-", dir=scratch))
+            model.write(Path(folder), "model.onnx", None)
+        except (OSError, OutputError) as error:
+            raise Reject("the model cannot be written down to record its runs: {}", error) from None
+        yield Path(folder) / "model.onnx"
 
 
 def sample_values(variables: Sequence[Variable]) -> IntArray:

@@ -86,7 +86,7 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         Reject: there is no one sequence, or the model does not run on inputs that are made for it.
     """
     with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
-        session = open_session(subject.path, level=level, library=True, threads=1, profile=Path(folder) / "profile")
+        session = _open(subject, level, threads=1, profile=Path(folder) / "profile")
         runs = _Runs(session, subject)
         few = runs.record(_recipes(len(subject.axes)), _FEW) if known else []
         same = [one for one in known if all(explains(one, sample, subject.values(sample)) for sample in few)]
@@ -144,6 +144,13 @@ def _recipes(variables: int) -> list[Recipe]:
     ]
 
 
+def _open(subject: Subject, level: Level, threads: int, profile: Path | None = None) -> Session:
+    try:
+        return open_session(subject.path, level=level, library=True, threads=threads, profile=profile)
+    except Exception as error:
+        raise Reject("ONNX Runtime refuses the model with a node that begins a run: {}", explain(error)) from None
+
+
 class _Runs:
     """Runs of one session.
 
@@ -199,7 +206,7 @@ def _regardless_of_threads(
     subject: Subject, level: Level, events: Sequence[int], sizes: Sequence[Formula | None]
 ) -> list[Formula | None]:
     """The sizes that are the same whatever the number of threads, where scratch memory may depend on it."""
-    runs = _Runs(open_session(subject.path, level=level, library=True, threads=_OTHER_THREADS), subject)
+    runs = _Runs(_open(subject, level, threads=_OTHER_THREADS), subject)
     kept = list(sizes)
     for sample in runs.record(_recipes(len(subject.axes)), _SPARE_SAMPLES):
         if sample.events != tuple(events):
