@@ -21,7 +21,7 @@ FLOORS = (
         *("report", "report_text", "recording", "allocation_names", "sequences", "planning"),
     ),
     ("pipeline",),
-    ("optimizer", "comparison", "inspection", "autotune"),
+    ("optimizer", "comparison", "inspection", "autotune", "plan_report"),
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -225,6 +225,51 @@ def autotune(models: Sequence[Path], output: Path, target: str | None, precision
 
 
 @cli.command()
+@click.argument("model", type=_MODEL)
+@click.option(
+    "--shapes",
+    multiple=True,
+    metavar="SIZES",
+    help="Sizes such as batch=8,length=128,tokens=700, or ranges such as batch=1..64; may be repeated.",
+)
+@click.option("--budget", metavar="BYTES", help="Find the largest batch that fits, such as 2GiB.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the numbers; - for stdout, and nothing else there.")
+@click.option("--html", "html_file", type=_MODEL, metavar="FILE", help="Draw where each buffer lies, and when.")
+@click.option("--exact", is_flag=True, help="Make the plan anew with an exact solver, which may take minutes.")
+def plan(
+    model: Path,
+    shapes: Sequence[str],
+    budget: str | None,
+    json_file: str | None,
+    html_file: Path | None,
+    exact: bool,
+) -> None:
+    """Say how much memory runs need, and how large a batch may be."""
+    from turbo_onnx import plan_report
+    from turbo_onnx.memory.capacity import parse_bytes
+    from turbo_onnx.serialization.writing import write_text
+
+    limit = None if budget is None else parse_bytes(budget)
+    numbers = None if json_file in (None, "-") else Path(str(json_file))
+    for file in filter(None, (numbers, html_file)):
+        _check_report(file, model, None)
+    if numbers is not None and html_file is not None and numbers.absolute() == html_file.absolute():
+        raise OutputError(f"{numbers}: it cannot be both the numbers and the picture; name two files.")
+    with _progress() as progress:
+        progress("plan")
+        made = plan_report.plan_of(model, exact=exact)
+    report = plan_report.report(str(model), made, shapes, limit)
+    if html_file is not None:
+        write_text(html_file, report.to_html())
+    if numbers is not None:
+        write_text(numbers, report.to_json())
+    if json_file == "-":
+        click.echo(report.to_json(), nl=False)
+    else:
+        _print(report.render())
+
+
+@cli.command()
 def ops() -> None:
     """List the operators that optimized models may use."""
     from turbo_onnx import inspection

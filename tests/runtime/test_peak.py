@@ -67,6 +67,24 @@ def test_sizes_go_by_the_names_of_the_model_too() -> None:
     assert turbo_onnx.peak_bytes(named, batch=3, past=7) == 64 * 21
 
 
+def test_an_axis_that_is_called_like_another_role_is_not_mistaken_for_it() -> None:
+    names = ("batch", "tokens", "total")
+    one = variant("a out -a", {"a": "64*total", "out": "4*batch*tokens"}, names, outputs="out")
+    variables = (
+        Variable("batch", "batch", 0, 0),
+        Variable("tokens", "length", 0, 1),
+        Variable("total", "tokens", 1, 0),
+    )
+    odd = MemoryPlan(variables, (one,))
+    assert turbo_onnx.peak_bytes(odd, batch=3, length=10, tokens=12) == 64 * 12 + 4 * 30
+    assert turbo_onnx.peak_bytes(odd, batch=3, length=10) == 64 * 30 + 4 * 30
+    names = ("batch", "tokens")
+    one = variant("a -a", {"a": "64*batch*tokens"}, names)
+    padded_only = MemoryPlan(variables[:2], (one,))
+    for sizes in ({"length": 10}, {"tokens": 10}, {"length": 10, "tokens": 12}):
+        assert turbo_onnx.peak_bytes(padded_only, batch=3, **sizes) == 64 * 30
+
+
 def test_a_size_that_makes_no_difference_need_not_be_given() -> None:
     only_tokens = packed("a -a", {"a": "64*tokens"})
     assert turbo_onnx.peak_bytes(only_tokens, tokens=100) == 6400

@@ -92,18 +92,24 @@ def run_values(layouts: Layouts, sizes: Mapping[str, int | None]) -> tuple[int, 
             positions.
     """
     plan = layouts.plan
-    names: dict[str, str] = {variable.role: variable.name for variable in plan.variables if variable.role}
-    known = {name: operator.index(value) for name, value in sizes.items() if value is not None}
-    tokens, batch, length = (known.get(role, known.get(names.get(role, role))) for role in _ROLES)
-    if batch is not None and length is not None:
+    given = {name: operator.index(value) for name, value in sizes.items() if value is not None}
+    roles = {variable.role: variable.name for variable in plan.variables if variable.role}
+    # By names alone, so that an axis that is called "tokens", and is the length, is not mistaken.
+    known = {name: value for name, value in given.items() if name not in plan.names and name not in _ROLES}
+    for variable in plan.variables:
+        if variable.role in given:
+            known[variable.name] = given[variable.role]
+        elif variable.name in given and variable.name not in roles:
+            known[variable.name] = given[variable.name]
+    tokens, batch, length = (known.get(roles[role]) if role in roles else None for role in _ROLES)
+    if "tokens" in roles and batch is not None and length is not None:
         if tokens is None:
-            tokens = known["tokens"] = batch * length
+            tokens = known[roles["tokens"]] = batch * length
         if tokens > batch * length >= 0:
             raise InputError(f"{tokens} tokens are more than batch {batch} times length {length}.")
-    known = {n: value for n, value in known.items() if n not in _ROLES or n in names or n in plan.names}
     for index, variable in enumerate(plan.variables):
-        if index not in layouts.needed and not {variable.name, variable.role} & known.keys():
-            known[variable.name] = 0
+        if index not in layouts.needed:
+            known.setdefault(variable.name, 0)
     return plan.values(known)
 
 
