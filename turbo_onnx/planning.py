@@ -124,6 +124,7 @@ def _variant(name: str, sequence: RunSequence, samples: IntArray, exact: bool) -
         events=tuple(event for event in sequence.events if event == 0 or event in kept),
         orders=tuple(tuple(planned[number] for number in order) for order in chosen.orders),
         tree=tuple((planned[a], planned[b], yes, no) for a, b, yes, no in chosen.tree),
+        exceptions=sequence.exceptions,
     )
 
 

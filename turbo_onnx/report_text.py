@@ -66,7 +66,11 @@ def _memory(report: Report) -> list[str]:
     plan = report.facts.get("memory_plan")
     if plan is not None:
         heap = f"{plan['outputs']} outputs" + (f" and {plan['unknown']} others" if plan["unknown"] else "")
-        return [f"Memory: planned for every shape; {plan['planned']} buffers share one block, {heap} do not."]
+        where = "every shape"
+        if plan["exceptions"]:
+            sizes = (", ".join(f"{name} {value}" for name, value in one.items()) for one in plan["exceptions"][:2])
+            where = f"most shapes, not for such as {'; '.join(sizes)}"
+        return [f"Memory: planned for {where}; {plan['planned']} buffers share one block, {heap} do not."]
     why = [rejection.sentence for rejection in report.rejected if rejection.rule == PlanMemory.name]
     return [f"Memory: not planned: {why[0]}."] if why else []
 

@@ -45,12 +45,12 @@ class RunSequence:
     Attributes:
         buffers: in the order of their allocation.
         events: 0 is the next allocation, k + 1 frees buffer k, whatever its kind.
-        differing: the checked shapes at which another sequence was seen.
+        exceptions: the values of the sizes at which another sequence was seen.
     """
 
     buffers: tuple[Buffer, ...]
     events: tuple[int, ...]
-    differing: tuple[str, ...] = ()
+    exceptions: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         start = session.get_profiling_start_time_ns()
         named = allocation_names.name(alike[-1], Path(session.end_profiling()), start, subject.outputs)
     if any(allocation.scratch for allocation in named):
-        sizes = _regardless_of_threads(subject, level, alike[0].events, sizes)
+        sizes = _regardless_of_threads(subject, level, alike, sizes)
     alive = alike[0].outputs
     buffers = tuple(_buffer(a, size, k in alive) for k, (a, size) in enumerate(zip(named, sizes, strict=True)))
     found = RunSequence(buffers, alike[0].events)
     others = [sample for sample in (*samples, *edges) if not explains(found, sample, subject.values(sample))]
-    return RunSequence(buffers, found.events, tuple(str(subject.values(sample)) for sample in others))
+    return RunSequence(buffers, found.events, tuple(subject.values(sample) for sample in others))
 
 
 def explains(sequence: RunSequence, recording: Recording, values: Sequence[int]) -> bool:
@@ -203,16 +203,19 @@ def _formulas(subject: Subject, samples: Sequence[Recording]) -> list[Formula | 
 
 
 def _regardless_of_threads(
-    subject: Subject, level: Level, events: Sequence[int], sizes: Sequence[Formula | None]
+    subject: Subject, level: Level, alike: Sequence[Recording], sizes: Sequence[Formula | None]
 ) -> list[Formula | None]:
     """The sizes that are the same whatever the number of threads, where scratch memory may depend on it."""
     runs = _Runs(_open(subject, level, threads=_OTHER_THREADS), subject)
     kept = list(sizes)
+    with_one = {sample.extents: sample for sample in alike}
     for sample in runs.record(_recipes(len(subject.axes)), _SPARE_SAMPLES):
-        if sample.events != tuple(events):
+        same = with_one.get(sample.extents)
+        if same is None:
+            continue
+        if sample.events != same.events:
             raise Reject("what a run allocates depends on the number of threads")
-        values = subject.values(sample)
-        for k, size in enumerate(sizes):
-            if size is not None and size.evaluate(values) != sample.sizes[k]:
+        for k, (size, other) in enumerate(zip(sample.sizes, same.sizes, strict=True)):
+            if size != other:
                 kept[k] = None
     return kept

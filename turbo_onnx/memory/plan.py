@@ -68,6 +68,7 @@ class Variant:
         orders: each a permutation of the planned buffers, bottom first.
         tree: inner nodes (a, b, yes, no) of the decision which order a run takes: whether buffer a is at most as large
             as buffer b. Targets ≥ 0 are inner nodes further down, others are order -(target + 1). Empty: the first.
+        exceptions: values of the variables at which runs were seen to do something else; these run on the heap.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Variant:
     events: tuple[int, ...]
     orders: tuple[tuple[int, ...], ...]
     tree: tuple[tuple[int, int, int, int], ...] = ()
+    exceptions: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def planned(self) -> tuple[int, ...]:
@@ -193,6 +195,7 @@ class MemoryPlan:
                     "events": list(variant.events),
                     "orders": [list(order) for order in variant.orders],
                     "tree": [list(node) for node in variant.tree],
+                    "exceptions": [list(values) for values in variant.exceptions],
                 }
                 for variant in self.variants
             ],
@@ -247,6 +250,7 @@ def _read(document: Mapping[str, Any]) -> MemoryPlan:
                 events=tuple(int(event) for event in variant["events"]),
                 orders=tuple(tuple(int(buffer) for buffer in order) for order in variant["orders"]),
                 tree=tuple((int(a), int(b), int(yes), int(no)) for a, b, yes, no in variant["tree"]),
+                exceptions=tuple(tuple(int(value) for value in values) for values in variant["exceptions"]),
             )
             for variant in document["variants"]
         ),

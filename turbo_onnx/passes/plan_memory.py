@@ -69,6 +69,7 @@ class PlanMemory(Pass):
             **{kind: sum(buffer.kind == kind for buffer in first.buffers) for kind in ("planned", "unknown")},
             "outputs": sum(buffer.kind == "output" for buffer in first.buffers),
             "orders": len(first.orders),
+            "exceptions": [dict(zip(plan.names, values, strict=True)) for values in first.exceptions],
         }
         return report
 
