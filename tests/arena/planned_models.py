@@ -56,6 +56,11 @@ def model(plan: str = "", layers: int = 3) -> bytes:
             helper.make_tensor_value_info("picked", TensorProto.FLOAT, [1, WIDTH]),
         ],
         [numpy_helper.from_array(weight, "weight")],
+        value_info=[
+            helper.make_tensor_value_info("x0", TensorProto.FLOAT, [None, WIDTH]),
+            helper.make_tensor_value_info("s", TensorProto.INT64, []),
+            helper.make_tensor_value_info("p", TensorProto.INT64, [1]),
+        ],
     )
     return serialized(graph)
 

@@ -28,6 +28,24 @@ size_t element_bytes(abi::ElementType type) {
   return index < std::size(kBytes) ? kBytes[index] : 0;
 }
 
+void copy_strings(const abi::OrtApi* api, const abi::OrtValue* from, abi::OrtValue* to, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    size_t length = 0;
+    char* string = nullptr;
+    check(api, abi::GetStringTensorElementLength(api, from, i, &length));
+    check(api, abi::GetResizedStringTensorElementBuffer(api, to, i, length, &string));
+    check(api, abi::GetStringTensorElement(api, from, length, i, string));
+  }
+}
+
+// What a run does where an output was given memory of its own: it is an output of the model, too.
+void copy(const abi::OrtApi* api, const abi::OrtValue* from, abi::OrtValue* to, const Tensor& tensor, void* data) {
+  if (tensor.type == abi::kString) return copy_strings(api, from, to, tensor.count());
+  const size_t bytes = element_bytes(tensor.type);
+  require(bytes != 0, "an input is of a type that cannot be copied: ", static_cast<int64_t>(tensor.type));
+  std::memcpy(data, tensor.data, tensor.count() * bytes);
+}
+
 // Tells those who operate the session, through its own logger.
 PlannedSession::Warn warn_through(const abi::OrtApi* api, const abi::OrtLogger* logger) {
   return [api, logger](const char* sentence) {
@@ -65,7 +83,7 @@ class Kernel {
   }
 
  private:
-  // The output is the input. Where it was given other memory, the data go there.
+  // The output is the input, in the same memory if that can be.
   Shape pass(abi::OrtKernelContext* context, size_t index) const {
     const abi::OrtValue* value = nullptr;
     check(api_, abi::KernelContext_GetInput(api_, context, index, &value));
@@ -75,11 +93,7 @@ class Kernel {
     if (passed == nullptr) return input.shape;
     void* data = nullptr;
     check(api_, abi::GetTensorMutableData(api_, passed, &data));
-    if (data != input.data && input.count() != 0) {
-      const size_t bytes = element_bytes(input.type);
-      require(bytes != 0, "input ", static_cast<int64_t>(index), " is of a type that cannot be copied");
-      std::memcpy(data, input.data, input.count() * bytes);
-    }
+    if (data != input.data && input.count() != 0) copy(api_, value, passed, input, data);
     return input.shape;
   }
 
@@ -87,9 +101,11 @@ class Kernel {
   std::shared_ptr<PlannedSession> session_;
 };
 
+// It has no shape function: in those, ONNX Runtime shows an unknown dimension as -1 and an unknown rank as none, and
+// believes what it is then told. The model says the types and shapes of the outputs.
 class Marker : public abi::OrtCustomOp {
  public:
-  Marker(const abi::OrtApi* api, const Policy& policy) : abi::OrtCustomOp{}, api_(api), policy_(policy) {
+  explicit Marker(const Policy& policy) : abi::OrtCustomOp{}, policy_(policy) {
     version = abi::kApiVersion;
     GetName = [](const abi::OrtCustomOp*) { return kName; };
     GetExecutionProviderType = [](const abi::OrtCustomOp*) { return kCpuProvider; };
@@ -99,10 +115,6 @@ class Marker : public abi::OrtCustomOp {
     GetInputMemoryType = [](const abi::OrtCustomOp*, size_t) { return abi::kDefaultMemory; };
     GetVariadicInputMinArity = GetVariadicOutputMinArity = [](const abi::OrtCustomOp*) { return 1; };
     GetVariadicInputHomogeneity = GetVariadicOutputHomogeneity = [](const abi::OrtCustomOp*) { return 0; };
-    InferOutputShapeFn = [](const abi::OrtCustomOp* op, abi::OrtShapeInferContext* context) {
-      const abi::OrtApi* api = static_cast<const Marker*>(op)->api_;
-      return guarded(api, kName, [&] { infer(api, context); });
-    };
     GetAliasMap = [](int** inputs, int** outputs) {
       static std::array<int, kAliases> indices = [] {
         std::array<int, kAliases> every;
@@ -125,40 +137,11 @@ class Marker : public abi::OrtCustomOp {
   }
 
  private:
-  static void infer(const abi::OrtApi* api, abi::OrtShapeInferContext* context) {
-    size_t inputs = 0;
-    check(api, abi::ShapeInferContext_GetInputCount(api, context, &inputs));
-    for (size_t i = 0; i < inputs; ++i) {
-      abi::OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's
-      check(api, abi::ShapeInferContext_GetInputTypeShape(api, context, i, &info));
-      name_sizes(api, info, i);
-      check(api, abi::ShapeInferContext_SetOutputTypeShape(api, context, i, info));
-    }
-  }
-
-  // Sizes that are neither known nor named would be taken for -1.
-  static void name_sizes(const abi::OrtApi* api, abi::OrtTensorTypeAndShapeInfo* info, size_t input) {
-    size_t rank = 0;
-    check(api, abi::GetDimensionsCount(api, info, &rank));
-    Shape sizes(rank);
-    std::vector<const char*> names(rank);
-    check(api, abi::GetDimensions(api, info, sizes.data(), rank));
-    check(api, abi::GetSymbolicDimensions(api, info, names.data(), rank));
-    std::vector<std::string> made(rank);
-    for (size_t axis = 0; axis < rank; ++axis) {
-      if (sizes[axis] >= 0 || (names[axis] != nullptr && *names[axis] != '\0')) continue;
-      made[axis] = "turbo_onnx_size_" + std::to_string(input) + "_" + std::to_string(axis);
-      names[axis] = made[axis].c_str();
-    }
-    check(api, abi::SetSymbolicDimensions(api, info, names.data(), rank));
-  }
-
-  const abi::OrtApi* api_;
   const Policy policy_;
 };
 
 }  // namespace
 
-const abi::OrtCustomOp* make_marker(const abi::OrtApi* api, const Policy& policy) { return new Marker(api, policy); }
+const abi::OrtCustomOp* make_marker(const Policy& policy) { return new Marker(policy); }
 
 }  // namespace turbo_onnx::arena

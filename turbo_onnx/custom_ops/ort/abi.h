@@ -39,6 +39,7 @@ enum ElementType : int {
   kUint8 = 2,
   kInt32 = 6,
   kInt64 = 7,
+  kString = 8,
   kBool = 9,
   kFloat16 = 10,
   kDouble = 11,
@@ -128,6 +129,8 @@ constexpr Function< 91, OrtStatus*(OrtKernelContext*, size_t, const int64_t* dim
 constexpr Function< 92, void(OrtEnv*)> ReleaseEnv{};
 constexpr Function< 93, void(OrtStatus*)> ReleaseStatus{};
 constexpr Function< 99, void(OrtTensorTypeAndShapeInfo*)> ReleaseTensorTypeAndShapeInfo{};
+constexpr Function<127, OrtStatus*(const OrtValue*, size_t index, size_t* length)> GetStringTensorElementLength{};
+constexpr Function<128, OrtStatus*(const OrtValue*, size_t length, size_t index, void* string)> GetStringTensorElement{};
 constexpr Function<130, OrtStatus*(OrtSessionOptions*, const char* key, const char* value)> AddSessionConfigEntry{};
 constexpr Function<176, OrtStatus*(OrtEnv*, OrtAllocator*)> RegisterAllocator{};
 constexpr Function<193, OrtStatus*(const OrtKernelContext*, void** stream)> KernelContext_GetGPUComputeStream{};
@@ -136,9 +139,7 @@ constexpr Function<238, OrtStatus*(const OrtSessionOptions*, const char* key, ch
 constexpr Function<245, OrtStatus*(const OrtKernelInfo*, const OrtLogger**)> KernelInfo_GetLogger{};
 constexpr Function<247, OrtStatus*(const OrtLogger*, int severity, const char* message, const char* file, int line, const char* function)> Logger_LogMessage{};
 constexpr Function<249, OrtStatus*(const OrtKernelInfo*, size_t, int* is_constant, const OrtValue**)> KernelInfoGetConstantInput_tensor{};
-constexpr Function<267, OrtStatus*(const OrtShapeInferContext*, size_t*)> ShapeInferContext_GetInputCount{};
-constexpr Function<268, OrtStatus*(const OrtShapeInferContext*, size_t, OrtTensorTypeAndShapeInfo**)> ShapeInferContext_GetInputTypeShape{};
-constexpr Function<270, OrtStatus*(const OrtShapeInferContext*, size_t, const OrtTensorTypeAndShapeInfo*)> ShapeInferContext_SetOutputTypeShape{};
+constexpr Function<252, OrtStatus*(OrtValue*, size_t index, size_t length, char** string)> GetResizedStringTensorElementBuffer{};
 constexpr Function<271, OrtStatus*(OrtTensorTypeAndShapeInfo*, const char* names[], size_t rank)> SetSymbolicDimensions{};
 constexpr Function<274, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t total, size_t batches, void*)> KernelContext_ParallelFor{};
 // clang-format on

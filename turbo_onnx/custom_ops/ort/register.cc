@@ -81,7 +81,7 @@ abi::OrtCustomOpDomain* plan_domain(const abi::OrtApi* api, const arena::Policy&
   static auto& every = *new std::map<std::pair<const abi::OrtApi*, arena::Policy>, abi::OrtCustomOpDomain*>;
   const std::lock_guard<std::mutex> lock(mutex);
   abi::OrtCustomOpDomain*& made = every[{api, policy}];
-  if (made == nullptr) made = make_domain(api, arena::kPlanDomain, {arena::make_marker(api, policy)});
+  if (made == nullptr) made = make_domain(api, arena::kPlanDomain, {arena::make_marker(policy)});
   return made;
 }
 
