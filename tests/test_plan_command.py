@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_json_is_all_that_goes_to_stdout_and_agrees_with_what_schedulers_are_tol
         "outputs": 1,
         "unknown": ["scratch"],
         "orders": 1,
+        "exceptions": [],
     }
     assert "budget" not in document
 
@@ -172,6 +174,16 @@ def test_all_variants_are_told_and_the_table_shows_the_one_that_needs_most(tmp_p
     assert rows(found.out)[0][2] == "2.0 KiB"
     assert "Optimization level extended: 1 buffers" in found.out
     assert "Optimization level basic: 2 buffers" in found.out
+
+
+def test_shapes_at_which_runs_do_something_else_are_named(tmp_path: Path, run: Run) -> None:
+    odd = replace(PACKED.variants[0], exceptions=((1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 1, 4)))
+    path = save(tmp_path / "m.onnx", replace(PACKED, variants=(odd,)))
+    found = " ".join(run(path).out.split())
+    first = "batch 1, length 1, tokens 1; batch 2, length 1, tokens 2; batch 3, length 1, tokens 3"
+    assert f"Runs were seen to do something else, and use the heap, at {first}; and others." in found
+    document = json.loads(run(path, "--json", "-").out)
+    assert document["variants"][0]["exceptions"][3] == {"batch": 4, "length": 1, "tokens": 4}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from turbo_onnx.memory.run_layout import Layouts
 from turbo_onnx.runtime.peak import metadata_of, run_values
 
 _SHOWN_NAMES = 8
+_SHOWN_EXCEPTIONS = 3
 _GROWING = ("batch", "tokens")
 _WHY_UNKNOWN = "no formula of the sizes gives their bytes"
 
@@ -120,6 +121,7 @@ class PlanReport:
                     "outputs": sum(buffer.kind == "output" for buffer in variant.buffers),
                     "unknown": [buffer.name for buffer in variant.buffers if buffer.size is None],
                     "orders": len(variant.orders),
+                    "exceptions": [dict(zip(self.plan.names, values, strict=True)) for values in variant.exceptions],
                 }
                 for variant in self.plan.variants
             ],
@@ -162,6 +164,10 @@ class PlanReport:
         lines = [f"{self.model}: recorded with ONNX Runtime {self.plan.runtime or '(unknown)'}."]
         for variant in self.plan.variants:
             lines += _about(variant)
+            if variant.exceptions:
+                shown = "; ".join(self._label(values) for values in variant.exceptions[:_SHOWN_EXCEPTIONS])
+                more = "; and others" if len(variant.exceptions) > _SHOWN_EXCEPTIONS else ""
+                lines.append(f"  Runs were seen to do something else, and use the heap, at {shown}{more}.")
         lines += [self._about_fit(fit) for fit in self.fits]
         return lines
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -122,12 +123,12 @@ class Layouts:
         except (ValueError, IndexError):
             raise InputError("the memory plan contradicts itself; optimize the model again.") from None
 
-    @property
+    @cached_property
     def monotone(self) -> bool:
         """Whether more of anything is known to never need less."""
         return all(prepared.monotone for prepared in self._variants)
 
-    @property
+    @cached_property
     def needed(self) -> frozenset[int]:
         """The variables that make a difference."""
         return frozenset().union(*(prepared.needed for prepared in self._variants))

@@ -39,7 +39,8 @@ def peak_bytes(
     """The bytes of activations that one run needs: the plan's block, and the outputs.
 
     It holds for every level of ONNX Runtime's optimizations. It does not count weights, inputs, and buffers whose size
-    no formula gives, which `turbo-onnx plan` lists. Plans are remembered for files (as long as they do not change) and
+    no formula gives, and not what runs take that do not keep to the plan; `turbo-onnx plan` lists those buffers, and
+    the shapes at which such runs were seen. Plans are remembered for files (as long as they do not change) and
     sessions, so that asking again takes less than a millisecond.
 
     Args:
