@@ -28,9 +28,10 @@ from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import Level, library_available, runtime
 from turbo_onnx.verify_inputs import InputSpec, describe
 
-LEVELS: tuple[tuple[Level, str], ...] = (("all", "extended"), ("basic", "basic"))
-"""The runtime's levels of optimization that runs are recorded at: the default, and the other one that differs."""
+LEVELS: tuple[Level, ...] = ("all", "extended", "basic", "none")
+"""The runtime's levels of optimization that runs are recorded at, the default first. Many models do the same at all."""
 
+_Found = list[tuple[tuple[Level, ...], RunSequence]]
 _SAMPLES = 256
 _LARGEST = {"batch": 64, "length": 512, "": 512}
 
@@ -66,18 +67,31 @@ def make_plan(
     starts = np.cumsum([0, *(len(tensor.shape) for tensor in node.inputs)]).tolist()
     axes = [starts[variable.input] + variable.axis for variable in variables]
     outputs = {node.name: [tensor.name for tensor in node.outputs] for node in model.graph.nodes}
-    found: list[tuple[str, RunSequence]] = []
+    found: _Found = []
     with _written(model, scratch) as path:
         subject = Subject(path, specs, axes, outputs)
-        for level, name in LEVELS:
-            sequence = find_sequence(subject, level, [other for _, other in found])
-            if all(sequence is not other for _, other in found):
-                found.append((name, sequence))
+        for level in LEVELS:
+            found = _with_level(subject, level, found)
+    if not any(sequence.buffers for _, sequence in found):
+        raise Reject("ONNX Runtime {} takes no allocator from a library; 1.23 does", runtime().__version__)
     if not any(buffer.kind == "planned" for _, sequence in found for buffer in sequence.buffers):
         raise Reject("a run allocates nothing whose size could be planned, but for its outputs")
     samples = sample_values(variables)
-    variants = [_variant(name, sequence, samples, exact) for name, sequence in found]
+    variants = [_variant(", ".join(levels), sequence, samples, exact) for levels, sequence in found]
     return MemoryPlan(tuple(variables), tuple(variants), runtime().__version__)
+
+
+def _with_level(subject: Subject, level: Level, found: _Found) -> _Found:
+    """The sequences with that of one more level, which may be one of them. Only the first level must have one."""
+    try:
+        sequence = find_sequence(subject, level, [known for _, known in found])
+    except Reject:
+        if level == LEVELS[0]:
+            raise
+        return found
+    if all(known is not sequence for _, known in found):
+        return [*found, ((level,), sequence)]
+    return [((*levels, level) if known is sequence else levels, known) for levels, known in found]
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def _recipes(variables: int) -> list[Recipe]:
 
 def _open(subject: Subject, level: Level, threads: int, profile: Path | None = None) -> Session:
     try:
-        return open_session(subject.path, level=level, library=True, threads=threads, profile=profile)
+        return open_session(subject.path, level=level, library=True, threads=threads, profile=profile, reuse=True)
     except Exception as error:
         raise Reject("ONNX Runtime refuses the model with a node that begins a run: {}", explain(error)) from None
 

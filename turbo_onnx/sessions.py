@@ -13,8 +13,13 @@ from onnx import TensorProto, helper
 from turbo_onnx.errors import InputError, ModelFormatError, UnsupportedModelError
 
 Session = Any  # onnxruntime has no type information
-Level = Literal["all", "basic", "none"]
-_LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
+Level = Literal["all", "extended", "basic", "none"]
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
+}
 INSTALL = 'install one with `pip install "turbo-onnx[cpu]"` or, for NVIDIA GPUs, `pip install "turbo-onnx[gpu]"`'
 
 
@@ -37,6 +42,7 @@ def open_session(
     library: bool = False,
     threads: int | None = None,
     profile: Path | None = None,
+    reuse: bool | None = None,
 ) -> Session:
     """A quiet session on the CPU.
 
@@ -46,6 +52,8 @@ def open_session(
         library: with our kernels and our allocator.
         threads: how many to compute with; None for the runtime's choice.
         profile: what the runtime's profile is to be called, without its end; None: no profile is made.
+        reuse: let tensors take the memory of others that are read no more, as is the default of the runtime; None: at
+            all levels but "none", where planning it takes minutes for 20,000 unoptimized nodes.
     """
     ort = runtime()
     options = ort.SessionOptions()
@@ -53,8 +61,7 @@ def open_session(
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     if threads is not None:
         options.intra_op_num_threads = threads
-    if level == "none":
-        options.enable_mem_reuse = False  # planning it takes minutes for 20,000 unoptimized nodes
+    options.enable_mem_reuse = level != "none" if reuse is None else reuse
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
