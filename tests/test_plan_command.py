@@ -172,8 +172,8 @@ def test_all_variants_are_told_and_the_table_shows_the_one_that_needs_most(tmp_p
     large = variant("a b -a -b", {"a": "64*batch", "b": "64*batch"}, names, name="basic")
     found = run(save(tmp_path / "m.onnx", plan([small, large], names)), "--shapes", "batch=16,length=1")
     assert rows(found.out)[0][2] == "2.0 KiB"
-    assert "Optimization level extended: 1 buffers" in found.out
-    assert "Optimization level basic: 2 buffers" in found.out
+    assert "Optimization levels extended: 1 buffers" in found.out
+    assert "Optimization levels basic: 2 buffers" in found.out
 
 
 def test_shapes_at_which_runs_do_something_else_are_named(tmp_path: Path, run: Run) -> None:

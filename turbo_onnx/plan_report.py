@@ -193,7 +193,7 @@ def _about(variant: Variant) -> list[str]:
     outputs = sum(buffer.kind == "output" for buffer in variant.buffers)
     unknown = [buffer.name for buffer in variant.buffers if buffer.size is None]
     lines = [
-        f"Optimization level {variant.name}: {len(variant.buffers)} buffers, {len(variant.planned)} in the block by"
+        f"Optimization levels {variant.name}: {len(variant.buffers)} buffers, {len(variant.planned)} in the block by"
         f" {_counted(len(variant.orders), 'stacking order')}, {_counted(outputs, 'output')} on the heap,"
         f" {len(unknown)} of unknown size."
     ]
