@@ -39,9 +39,9 @@ def peak_bytes(
     """The bytes of activations that one run needs: the plan's block, and the outputs.
 
     It holds for runs that keep to the plan, at every level of ONNX Runtime's optimizations that the plan has. It does
-    not count weights, inputs, and buffers whose size no formula gives. `turbo-onnx plan` lists these buffers, the levels,
-    and shapes at which runs were seen that do not keep to the plan. Plans are remembered for files (as long as they do
-    not change) and sessions, so that asking again takes less than a millisecond.
+    not count weights, inputs, and buffers whose size no formula gives. `turbo-onnx plan` lists these buffers, the
+    levels, and shapes at which runs were seen that do not keep to the plan. Plans are remembered for files (as long as
+    they do not change) and sessions, so that asking again takes less than a millisecond.
 
     Args:
         model: an artifact's path, an `onnxruntime.InferenceSession` of one, a `MemoryPlan`, or `Layouts` of it.
