@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from tests.small_models import encoder, feed, save
 from turbo_onnx import __version__, cli, optimizer, pipeline
+from turbo_onnx.memory.plan import METADATA_KEY
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 
@@ -81,6 +82,22 @@ def test_the_report_is_written_in_the_form_of_its_name(run: Run, source: Path, n
     assert source.with_name(name).read_text().startswith(beginning)
 
 
+def test_the_plan_is_written_as_the_artifact_has_it(run: Run, source: Path) -> None:
+    file = source.with_name("plan.json")
+    assert run("optimize", source, "--plan", file).code == 0
+    artifact = onnx.load(source.with_name("model.turbo.onnx"))
+    carried = {entry.key: entry.value for entry in artifact.metadata_props}[METADATA_KEY]
+    assert json.loads(file.read_text()) == json.loads(carried)
+
+
+def test_a_plan_that_was_not_made_cannot_be_written(run: Run, source: Path) -> None:
+    file = source.with_name("plan.json")
+    result = run("optimize", source, "--plan", file, "--skip-pass", "plan-memory")
+    assert result.code == 2
+    assert "it has no memory plan" in result.err
+    assert not file.exists()
+
+
 def test_external_data_goes_beside_the_output(run: Run, tmp_path: Path) -> None:
     source = save(encoder(rows=200), tmp_path / "model.onnx")
     assert run("optimize", source, "--save-as-external-data").code == 0
@@ -117,6 +134,8 @@ def test_the_artifact_says_what_made_it_and_from_what(run: Run, source: Path) ->
         ["optimize", "{source}", "-o", "{source}"],
         ["optimize", "{source}", "--report", "{source}"],
         ["optimize", "{source}", "--report", "{folder}/nowhere/report.html"],
+        ["optimize", "{source}", "--plan", "{source}"],
+        ["optimize", "{source}", "--plan", "{folder}/nowhere/plan.json"],
         ["optimize", "{source}", "--inputs", "nowhere.npz"],
         ["inspect", "nowhere.onnx"],
         ["explain", "{source}", "--pass", "no-such-pass"],

@@ -79,6 +79,7 @@ def cli() -> None:
 )
 @click.option("--require-fusion", is_flag=True, help="Exit with 4 unless there is attention and all of it was fused.")
 @click.option("--report", "report_file", type=_MODEL, metavar="FILE", help="Write the report: .json, .html, .md, .txt.")
+@click.option("--plan", "plan_file", type=_MODEL, metavar="FILE", help="Write the memory plan there, too, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--save-as-external-data", is_flag=True, help="Keep the weights in OUT.data.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
@@ -95,6 +96,7 @@ def optimize(
     inputs: Sequence[Path],
     require_fusion: bool,
     report_file: Path | None,
+    plan_file: Path | None,
     as_json: bool,
     save_as_external_data: bool,
     dry_run: bool,
@@ -104,8 +106,9 @@ def optimize(
     from turbo_onnx.serialization.writing import write_text
 
     written = None if dry_run else output or optimizer.default_output(model)
-    if report_file is not None:
-        _check_report(report_file, model, written)
+    for path, what in ((report_file, "report"), (plan_file, "plan")):
+        if path is not None:
+            _check_beside(path, what, model, written)
     with _progress() as progress:
         result: Result = optimizer.optimize(
             model,
@@ -124,20 +127,22 @@ def optimize(
         )
     if report_file is not None:
         write_text(report_file, report_text.for_file(result.report, report_file))
+    if plan_file is not None:
+        write_text(plan_file, result.require_plan().to_json(indent=2) + "\n")
     if as_json:
         click.echo(result.report.to_json(), nl=False)
     else:
         _print(report_text.render(result.report))
 
 
-def _check_report(report: Path, model: Path, output: Path | None) -> None:
-    if not report.parent.is_dir():
-        raise OutputError(f"{report}: the folder {report.parent} does not exist; make it first.")
-    if report.is_dir():
-        raise OutputError(f"{report}: it is a folder; name a file for the report.")
-    same_as_output = output is not None and report.absolute() == output.absolute()
-    if same_as_output or (report.exists() and model.exists() and report.samefile(model)):
-        raise OutputError(f"{report}: the report would overwrite the model; choose another file for it.")
+def _check_beside(path: Path, what: str, model: Path, output: Path | None) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
+    if path.is_dir():
+        raise OutputError(f"{path}: it is a folder; name a file for the {what}.")
+    same_as_output = output is not None and path.absolute() == output.absolute()
+    if same_as_output or (path.exists() and model.exists() and path.samefile(model)):
+        raise OutputError(f"{path}: the {what} would overwrite the model; choose another file.")
 
 
 @cli.command()
@@ -163,9 +168,8 @@ def inspect(model: Path, as_json: bool) -> None:
 def explain(model: Path, only: str | None, packing: Any, target: str, precision: Any) -> None:
     """Say what would be done to a model, what would not, and why."""
     from turbo_onnx import optimizer, pipeline, report_text
-    from turbo_onnx.passes.embed_kernels import EmbedKernels
 
-    names = [*pipeline.names(pipeline.passes()), EmbedKernels.name]
+    names = [*pipeline.names(pipeline.passes()), *pipeline.LAST]
     if only is not None and only not in names:
         raise InputError(f"there is no pass '{only}'; the passes are {', '.join(names)}.")
     with _progress() as progress:
@@ -251,8 +255,9 @@ def plan(
 
     limit = None if budget is None else parse_bytes(budget)
     numbers = None if json_file in (None, "-") else Path(str(json_file))
-    for file in filter(None, (numbers, html_file)):
-        _check_report(file, model, None)
+    for file, what in ((numbers, "numbers"), (html_file, "picture")):
+        if file is not None:
+            _check_beside(file, what, model, None)
     if numbers is not None and html_file is not None and numbers.absolute() == html_file.absolute():
         raise OutputError(f"{numbers}: it cannot be both the numbers and the picture; name two files.")
     with _progress() as progress:

@@ -105,6 +105,11 @@ class Model:
         attach_functions(proto)
         return proto, exported.weights
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata, by key."""
+        return {entry.key: entry.value for entry in self.shell.metadata_props}
+
     def set_metadata(self, properties: Mapping[str, str]) -> None:
         """Add entries to the model's metadata, replacing those of the same keys; the others keep their order."""
         kept = [entry for entry in self.shell.metadata_props if entry.key not in properties]

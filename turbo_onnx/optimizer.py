@@ -21,7 +21,8 @@ from turbo_onnx.custom_ops.cuda import tuning as tuning_files
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.emulation import runnable_on_cpu
-from turbo_onnx.errors import FusionRequiredError, OutputError
+from turbo_onnx.errors import FusionRequiredError, InputError, OutputError
+from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, from_json
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
 from turbo_onnx.padding_mask import computed_mask
@@ -56,6 +57,18 @@ class Result:
     def model(self) -> onnx.ModelProto:
         """The optimized model, with all its weights. A model over 2 GB can only be saved."""
         return self.optimized.to_proto()
+
+    def require_plan(self) -> MemoryPlan:
+        """The memory plan that the model carries.
+
+        Raises:
+            InputError: none was made.
+        """
+        carried = self.optimized.metadata.get(METADATA_KEY)
+        if carried is None:
+            why = [rejection.sentence for rejection in self.report.rejected if rejection.rule == PlanMemory.name]
+            raise InputError(f"{self.report.model}: it has no memory plan{': ' + why[0] if why else ''}.")
+        return from_json(carried, self.report.model)
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model, whole or not at all.
