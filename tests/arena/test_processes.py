@@ -54,14 +54,14 @@ def test_a_session_for_which_there_is_no_memory_fails_and_the_next_one_works():
     output = run("""
         from onnx import TensorProto, helper
         from tests.arena.planned_models import serialized
-        weight = helper.make_tensor("w", TensorProto.FLOAT, [4_000_000], np.ones(4_000_000, np.float32))
+        weight = helper.make_tensor("w", TensorProto.FLOAT, [12_000_000], np.ones(12_000_000, np.float32))
         x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "xy")
         nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
         content = serialized(helper.make_graph(nodes, "large", [x], [y], [weight]))
         del weight, nodes
         session(content).run(None, {"x": np.ones(1, np.float32)})
         taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        for room in range(0, 80_000_000, 4_000_000):
+        for room in range(0, 150_000_000, 15_000_000):
             resource.setrlimit(resource.RLIMIT_AS, (taken + room, -1))
             try:
                 session(content)
