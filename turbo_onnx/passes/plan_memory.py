@@ -47,6 +47,7 @@ class PlanMemory(Pass):
         report = PassReport(self.name)
         if self.make is None or find(model.graph) is not None:
             return report
+        order = list(model.graph.nodes)
         try:
             variables = begin_runs(model)
         except Reject as reason:
@@ -55,11 +56,11 @@ class PlanMemory(Pass):
         try:
             plan = self.make(model, variables)
         except Reject as reason:
-            remove(model)
+            _undo(model, order)
             report.rejected.append(Rejection(self.name, "", str(reason)))
             return report
         except BaseException:
-            remove(model)
+            _undo(model, order)
             raise
         attach(model, plan)
         report.applied = 1
@@ -97,6 +98,11 @@ def remove(model: Model) -> None:
     node.inputs.clear()
     node.outputs.clear()
     model.graph.nodes.remove(node)
+
+
+def _undo(model: Model, order: Sequence[gs.Node]) -> None:
+    remove(model)
+    model.graph.nodes = list(order)
 
 
 def begin_runs(model: Model) -> list[Variable]:
