@@ -76,6 +76,19 @@ def test_a_peak_is_kept_for_a_while_and_then_forgotten(heap):
     assert usage(heap)[1] < 6 * MIB
 
 
+def test_memory_that_is_no_longer_needed_becomes_part_of_what_is(heap):
+    """Its pages are there already."""
+    old = [heap.heap_allocate(2 * MIB) for _ in range(20)]
+    for memory in old:
+        ctypes.memset(memory, 0x55, 2 * MIB)
+        heap.heap_release(memory)
+    new = [heap.heap_allocate(5 * MIB) for _ in range(6)]
+    assert sum(ctypes.string_at(memory, MIB) == b"\x55" * MIB for memory in new) >= 3
+    for memory in new:
+        ctypes.memset(memory, 1, 5 * MIB)
+        heap.heap_release(memory)
+
+
 def test_trimming_gives_back_what_is_kept_and_leaves_what_is_in_use(heap):
     memory = heap.heap_allocate(3 * MIB)
     use(heap, MIB, 5000)

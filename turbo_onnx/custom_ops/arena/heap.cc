@@ -69,6 +69,24 @@ void Heap::give_back(Header* chain) noexcept {
   }
 }
 
+// The largest pages of the chain that are a mapping of their own, taken out of it and made as large as the class wants:
+// what memory they have is spared a fault for each page. Null where there are none.
+Heap::Header* Heap::reshape(Header*& chain, size_t number) noexcept {
+  if (class_bytes(number) < kMappedFrom) return nullptr;
+  Header** largest = &chain;
+  for (Header** at = &chain; *at != nullptr; at = &(*at)->after) {
+    if ((*at)->bytes > (*largest)->bytes) largest = at;
+  }
+  Header* header = *largest;
+  if (header == nullptr || header->bytes < kMappedFrom) return nullptr;
+  *largest = header->after;
+  void* memory = remap_pages(header, header->bytes, class_bytes(number));
+  if (memory != nullptr) return new (memory) Header{class_bytes(number), number, nullptr, nullptr, nullptr, nullptr};
+  header->after = chain;
+  chain = header;
+  return nullptr;
+}
+
 void Heap::unlink(Header* header) {
   List& list = kept_[header->number];
   (header->before != nullptr ? header->before->after : list.first) = header->after;
@@ -133,9 +151,11 @@ void* Heap::allocate(size_t bytes) noexcept {
       unneeded = excess(limit(std::max(recent_peak(), in_use_ + fresh)) - fresh);
     }
   }
+  const bool fits = header != nullptr;
+  if (!fits) header = reshape(unneeded, number);
   give_back(unneeded);
-  if (header != nullptr) return header + 1;
-  header = obtain(number);
+  if (fits) return header + 1;
+  if (header == nullptr) header = obtain(number);
   if (header == nullptr) {
     trim();
     header = obtain(number);

@@ -48,6 +48,7 @@ class Heap {
   static size_t class_of(size_t bytes);
   static size_t class_bytes(size_t number);
   static Header* obtain(size_t number) noexcept;
+  static Header* reshape(Header*& chain, size_t number) noexcept;
   static void give_back(Header* chain) noexcept;
 
   // All of these want the lock.
