@@ -38,7 +38,7 @@ enum class Deviation {
   kNone,
   kOtherSize,        // an allocation of another size
   kExtra,            // an allocation that the plan does not have
-  kEarlierFree,      // two frees, or a free and an allocation, change places
+  kOtherFree,        // a buffer is freed in the place of another one
   kOtherThread,      // a free on another thread
   kOtherAllocation,  // an allocation on another thread, freed at the end
   kBroken,           // an operator fails; what is alive is freed, the last first
@@ -99,8 +99,11 @@ inline bool run(const Model& model, const Session& session, Random& random, Devi
     if (here && deviation == Deviation::kExtra) extra.push_back(take(static_cast<size_t>(between(random, 1, 500)), 7));
     if (here && deviation == Deviation::kNested) run(model, session, random, Deviation::kNone);
     if (here && deviation == Deviation::kLeft) begin_run(nullptr, {});
-    if (here && deviation == Deviation::kEarlierFree && i + 1 < events.size() && events[i] && events[i + 1]) {
-      std::swap(events[i], events[i + 1]);
+    if (i >= where && deviation == Deviation::kOtherFree && events[i] != 0) {
+      const auto later = std::find_if(events.begin() + static_cast<std::ptrdiff_t>(i) + 1, events.end(),
+                                      [&](int event) { return event != 0 && event <= next; });
+      if (later != events.end()) std::swap(events[i], *later);
+      deviation = Deviation::kNone;
     }
     if (here && deviation == Deviation::kOtherAllocation) {
       std::thread([&] { extra.push_back(take(100, 9)); }).join();
