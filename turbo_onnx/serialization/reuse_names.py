@@ -13,11 +13,13 @@ import onnx_graphsurgeon as gs
 from turbo_onnx.graph import Tensor
 
 _IN_PLACE = {
-    *("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Floor", "Ceil", "Not"),
-    *("Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "Softplus", "Softmax", "Clip", "Cast", "Elu", "LeakyRelu"),
+    *("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Clip", "Sigmoid", "HardSigmoid", "Tanh"),
+    *("Softplus", "Softsign", "Softmax", "LogSoftmax", "Cast"),
     *("BiasGelu", "SkipLayerNormalization"),
 }
-"""What the runtime's kernels and ours compute in place. Another operator here would be harmless: it would not do it."""
+"""What the runtime's kernels and ours compute in place: the first output in the memory of the first input. Sums and
+other arithmetic are not among them. An operator here that does not do it would let a later one take the operand's
+memory, which is then kept until there is one."""
 
 
 def reuse_names(graph: gs.Graph) -> dict[int, list[int | str]]:
@@ -41,15 +43,9 @@ def _own(tensor: Tensor, number: int) -> list[int | str]:
 
 def _overwritten(node: gs.Node, output: Tensor, fixed: set[int]) -> Tensor | None:
     """The operand whose memory the output may take: of the same shape and type, and read by nothing else."""
-    if node.op not in _IN_PLACE or id(output) in fixed:
+    if node.op not in _IN_PLACE or output is not node.outputs[0] or id(output) in fixed:
         return None
-    for operand in node.inputs:
-        alike = isinstance(operand, gs.Variable) and operand.shape is not None and operand.dtype == output.dtype
-        if (
-            alike
-            and id(operand) not in fixed
-            and len(operand.outputs) == 1
-            and list(operand.shape) == list(output.shape)
-        ):
-            return operand
-    return None
+    operand = node.inputs[0]
+    alike = isinstance(operand, gs.Variable) and operand.shape is not None and operand.dtype == output.dtype
+    free = id(operand) not in fixed and len(operand.outputs) == 1
+    return operand if alike and free and list(operand.shape) == list(output.shape) else None
