@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from turbo_onnx import runtime
@@ -17,6 +18,8 @@ from turbo_onnx.memory.plan import Buffer, MemoryPlan, Variable, Variant
 
 Array = npt.NDArray[np.float32]
 WIDTH = 16
+VERSION = tuple(map(int, ort.__version__.split(".")[:2]))
+with_allocators = pytest.mark.skipif(VERSION < (1, 23), reason="takes no allocator from a library")
 ALLOCATED, FREED, BEGUN, EXTENT = 1, 2, 3, 4
 
 

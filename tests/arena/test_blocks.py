@@ -196,7 +196,9 @@ def test_an_address_is_found_in_its_block_and_nowhere_else(trim):
         base = trim.probe.block_base(block)
         assert trim.probe.block_at(base) == trim.probe.block_at(base + MIB + i * 4096 - 1) == block
         assert trim.probe.block_at(base - 1) != block
-    assert trim.probe.block_at(trim.probe.heap_allocate(100)) is None
+    other = trim.probe.heap_allocate(100)
+    assert trim.probe.block_at(other) is None
+    trim.probe.heap_release(other)
     for block in blocks:
         trim.release(block)
 

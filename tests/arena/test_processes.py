@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.arena.planned_models import with_allocators
+
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+pytestmark = [with_allocators, pytest.mark.skipif(sys.platform != "linux", reason="limits address space")]
 
 
 def run(program: str) -> str:

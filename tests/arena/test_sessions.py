@@ -25,15 +25,14 @@ from tests.arena.planned_models import (
     record,
     session,
     variant,
+    with_allocators,
     wrong,
 )
 from tests.arena.stacking import offsets_of
 from turbo_onnx import runtime
 from turbo_onnx.runtime.arena import ArenaStats, arena_stats, trim
 
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, ort.__version__.split(".")[:2])) < (1, 23), reason="takes no allocator from a library"
-)
+pytestmark = with_allocators
 
 
 @pytest.fixture(scope="module")

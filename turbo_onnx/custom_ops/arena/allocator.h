@@ -7,7 +7,8 @@
 
 namespace turbo_onnx::arena {
 
-// Makes sessions of these options use the allocator, if it can. Returns the policy for their plans: kOff where the
+// Makes sessions of these options use the allocator, if it can. ONNX Runtime's environment has to be there already,
+// else its own arena goes on serving (in Python it always is). Returns the policy for their plans: kOff where the
 // configuration entry turbo_onnx.arena says so, where this release of ONNX Runtime takes no allocator from a library
 // (before 1.23), and where the options already say something about allocators, which is then left alone. Throws
 // InvalidArgument where the entry says what is not a policy.

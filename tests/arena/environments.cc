@@ -1,0 +1,101 @@
+// Environments of ONNX Runtime that come and go, which only a program in C++ can make.
+//
+//   environments ONNXRUNTIME_LIBRARY TURBO_ONNX_LIBRARY MODEL
+//
+// Prints for each round how many runs were announced so far, how many kept to their plan, and how many bytes of the
+// heap are in use at the end.
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+
+#include "custom_ops/arena/stats.h"
+#include "custom_ops/ort/abi.h"
+
+using namespace turbo_onnx::abi;
+namespace arena = turbo_onnx::arena;
+
+struct OrtSession;
+struct OrtRunOptions;
+
+// clang-format off
+constexpr Function<  7, OrtStatus*(const OrtEnv*, const char* path, const OrtSessionOptions*, OrtSession**)> CreateSession{};
+constexpr Function<  9, OrtStatus*(OrtSession*, const OrtRunOptions*, const char* const* inputs, const OrtValue* const* values, size_t, const char* const* outputs, size_t, OrtValue**)> Run{};
+constexpr Function< 10, OrtStatus*(OrtSessionOptions**)> CreateSessionOptions{};
+constexpr Function< 49, OrtStatus*(const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* shape, size_t rank, ElementType, OrtValue**)> CreateTensorWithDataAsOrtValue{};
+constexpr Function< 94, void(OrtMemoryInfo*)> ReleaseMemoryInfo{};
+constexpr Function< 95, void(OrtSession*)> ReleaseSession{};
+constexpr Function< 96, void(OrtValue*)> ReleaseValue{};
+constexpr Function<100, void(OrtSessionOptions*)> ReleaseSessionOptions{};
+constexpr Function<228, OrtStatus*(OrtSessionOptions*, const char* path)> RegisterCustomOpsLibrary_V2{};
+// clang-format on
+
+namespace {
+
+enum class Outlive { kNothing, kSession, kEnvironment };  // what the outputs of a round outlive
+
+const OrtApi* api;
+
+void check(OrtStatus* status) {
+  if (status == nullptr) return;
+  std::fprintf(stderr, "%s\n", GetErrorMessage(api, status));
+  std::exit(1);
+}
+
+void serve(const char* library, const char* model, Outlive outlive) {
+  OrtEnv* environment = nullptr;
+  OrtSessionOptions* options = nullptr;
+  OrtSession* session = nullptr;
+  OrtMemoryInfo* memory = nullptr;
+  check(CreateEnv(api, 3, "environments", &environment));
+  check(CreateSessionOptions(api, &options));
+  check(RegisterCustomOpsLibrary_V2(api, options, library));
+  check(CreateSession(api, environment, model, options, &session));
+  check(CreateCpuMemoryInfo(api, 1, 0, &memory));
+
+  float x[10 * 16] = {};
+  int64_t scale = 2, pick = 0;
+  const int64_t x_shape[] = {10, 16}, pick_shape[] = {1};
+  OrtValue* values[3] = {};
+  OrtValue* outputs[2] = {};
+  check(CreateTensorWithDataAsOrtValue(api, memory, x, sizeof x, x_shape, 2, kFloat, &values[0]));
+  check(CreateTensorWithDataAsOrtValue(api, memory, &scale, sizeof scale, nullptr, 0, kInt64, &values[1]));
+  check(CreateTensorWithDataAsOrtValue(api, memory, &pick, sizeof pick, pick_shape, 1, kInt64, &values[2]));
+  const char* names[] = {"x", "scale", "pick"};
+  const char* wanted[] = {"y", "picked"};
+  check(Run(api, session, nullptr, names, values, 3, wanted, 2, outputs));
+  for (OrtValue* value : values) ReleaseValue(api, value);
+  ReleaseMemoryInfo(api, memory);
+
+  const auto release_outputs = [&](bool now) {
+    for (OrtValue* output : outputs) {
+      if (now) ReleaseValue(api, output);
+    }
+  };
+  release_outputs(outlive == Outlive::kNothing);
+  ReleaseSession(api, session);
+  ReleaseSessionOptions(api, options);
+  release_outputs(outlive == Outlive::kSession);
+  ReleaseEnv(api, environment);
+  release_outputs(outlive == Outlive::kEnvironment);
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  void* runtime = dlopen(arguments[1], RTLD_NOW);
+  void* library = dlopen(arguments[2], RTLD_NOW);
+  if (runtime == nullptr || library == nullptr) return std::fprintf(stderr, "%s\n", dlerror()), 1;
+  api = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(runtime, "OrtGetApiBase"))()->GetApi(kApiVersion);
+  const auto stats = reinterpret_cast<size_t (*)(int64_t*, size_t)>(dlsym(library, "turbo_onnx_arena_stats"));
+  dlclose(library);  // it stays
+  for (const Outlive outlive : {Outlive::kNothing, Outlive::kSession, Outlive::kEnvironment}) {
+    serve(arguments[2], arguments[3], outlive);
+    int64_t numbers[arena::kStats];
+    stats(numbers, arena::kStats);
+    std::printf("%lld %lld %lld\n", static_cast<long long>(numbers[arena::kRunsAnnounced]),
+                static_cast<long long>(numbers[arena::kRunsKept]),
+                static_cast<long long>(numbers[arena::kHeapBytesInUse]));
+  }
+}
