@@ -4,6 +4,7 @@ The search follows what makes the peak: from a buffer that reaches it down throu
 Only a change to one of these can lower the peak, so each step moves one of them, either to the place of a buffer that
 is alive together with it, or to any place. Which changes are kept is decided by late acceptance (Burke and Bykov, "The
 late acceptance Hill-Climbing heuristic", 2017): those that are no worse than what was held some hundred steps ago.
+Where nothing better comes for long, these costs are raised, a little more each time, so that the search goes elsewhere.
 There is nothing to tune to the sizes, and with a number of steps as budget the result is the same everywhere.
 """
 
@@ -18,6 +19,8 @@ from turbo_onnx.memory.lifetimes import Lifetimes, rounded_up
 from turbo_onnx.memory.placement import Placement, settled, stack_one, stacking_order
 
 _MEMORY = 200  # how many steps ago acceptance looks
+_PATIENCE = 2000  # how many steps nothing better may come
+_RAISES = (1.03, 1.06, 1.09, 1.12)
 _PEAK_WEIGHT = 10  # of the square of the peak, against that of the mean square of heights
 
 
@@ -69,9 +72,10 @@ class _Search:
     def __init__(self, lifetimes: Lifetimes, order: list[int], sizes: list[int], random: Random) -> None:
         self._lifetimes, self._sizes, self._random = lifetimes, sizes, random
         self._conflicts = lifetimes.conflicts
-        self._steps = 0
+        self._steps = self._raised = 0
         self._hold(order, stack_one(lifetimes, order, sizes))
         self._costs = [self._cost] * _MEMORY
+        self._least, self._since = self._cost, 0
 
     def step(self) -> bool:
         """Try one change, and say whether it was kept."""
@@ -85,7 +89,18 @@ class _Search:
             # By offsets, the order is one in which a buffer's place says how high it stands.
             self._hold(list(stacking_order(offsets)), offsets)
         self._costs[place] = self._cost
+        self._watch()
         return kept
+
+    def _watch(self) -> None:
+        """Raise the costs that are accepted where patience is over."""
+        if self._cost < self._least:
+            self._least, self._since = self._cost, self._steps
+        elif self._steps - self._since > _PATIENCE:
+            self._costs = [int(self._cost * _RAISES[self._raised % len(_RAISES)])] * _MEMORY
+            self._raised += 1
+            # What counts from here on is better than where the search is now, not the best that it has seen.
+            self._least, self._since = self._costs[0], self._steps
 
     def _hold(self, order: list[int], offsets: list[int]) -> None:
         self.order, self.offsets = order, offsets
