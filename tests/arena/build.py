@@ -36,7 +36,7 @@ def build_programs(folder: Path) -> dict[str, Path]:
     programs = {name: folder / name for name in SANITIZERS}
     sources = ["arena_probe.cc", "failing_memory.cc"]
     compilers = [
-        subprocess.Popen(_command(programs[name], sources, "-O1", "-g", FAILING, *flags))
+        subprocess.Popen(_command(programs[name], sources, "-O1", "-g1", FAILING, *flags))
         for name, flags in SANITIZERS.items()
     ]
     assert [process.wait() for process in compilers] == [0] * len(compilers)

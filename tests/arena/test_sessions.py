@@ -140,6 +140,21 @@ def test_after_a_mismatch_the_next_run_tries_the_next_variant(recorded, referenc
     assert (seen.stats.runs_mismatched, seen.stats.runs_kept) == (2, 4)
 
 
+def test_a_run_that_fails_does_not_make_the_next_ones_try_another_variant(recorded, reference):
+    subject = session(model(plan(wrong(recorded), recorded)))
+    ort.set_default_logger_severity(4)
+    with counted() as seen:
+        for pick in (0, 0, 0, 999, 0, 0, 999, 0):
+            if pick:
+                with pytest.raises(Exception, match="out of data bounds"):
+                    subject.run(None, feed(8, pick))
+            else:
+                assert_right(subject, reference, 8)
+    ort.set_default_logger_severity(2)
+    assert seen.stats.runs_kept == 5
+    assert seen.stats.runs_mismatched + seen.stats.runs_abandoned == 3
+
+
 def test_outputs_that_the_caller_brings_do_not_leave_the_plan(planned, reference):
     subject, inputs = session(planned), feed(8)
     binding = subject.io_binding()

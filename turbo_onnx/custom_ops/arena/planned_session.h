@@ -42,11 +42,19 @@ class PlannedSession {
     return schedules_.find(plan_, variant, values);
   }
 
-  // A run of this variant did something else. The next run follows the next variant, and the first such run of the
-  // session is told to those who operate it.
+  // A run kept to this variant to its end.
+  void kept() {
+    if (!trusted_.load(std::memory_order_relaxed)) trusted_.store(true, std::memory_order_relaxed);
+  }
+
+  // A run of this variant did something else. The next run follows the next variant; where runs have kept to this one
+  // only if it happens twice in a row, since a run in which an operator fails leaves its plan, too. The first such run
+  // of the session is told to those who operate it.
   void mismatched(size_t variant, const std::string& what) noexcept {
     size_t expected = variant;
-    variant_.compare_exchange_strong(expected, (variant + 1) % plan_.variants.size(), std::memory_order_relaxed);
+    if (!trusted_.exchange(false, std::memory_order_relaxed)) {
+      variant_.compare_exchange_strong(expected, (variant + 1) % plan_.variants.size(), std::memory_order_relaxed);
+    }
     if (warned_.exchange(true, std::memory_order_relaxed)) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     try {
@@ -69,6 +77,7 @@ class PlannedSession {
   const Plan plan_;
   Pool& pool_;
   std::atomic<size_t> variant_{0};
+  std::atomic<bool> trusted_{false};  // the last run kept to its plan
   std::atomic<bool> warned_{false};
   Schedules schedules_;
   std::mutex mutex_;

@@ -59,7 +59,10 @@ void complete(Run& run) {
   count(counters().served, static_cast<int64_t>(schedule.served));
   count(counters().outputs, static_cast<int64_t>(schedule.outputs));
   count(counters().unknown, static_cast<int64_t>(schedule.unknown));
-  if (run.block != nullptr) run.session->pool().release(run.block);
+  if (run.block != nullptr) {
+    run.session->kept();
+    run.session->pool().release(run.block);
+  }
   clear(run);
 }
 
