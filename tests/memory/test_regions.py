@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory.runs import KINDS, LIFETIMES, B, T, drawn_formulas, layered_run, ragged_shapes, triples
+from turbo_onnx.errors import InputError
 from turbo_onnx.memory.formula import Formula, IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
+from turbo_onnx.memory.minimalloc import generate
 from turbo_onnx.memory.placement import stack
 from turbo_onnx.memory.regions import MOST_ORDERS, OrderPlan, plan_orders
 from turbo_onnx.memory.validator import validate_order, validate_placement
@@ -111,3 +114,20 @@ def test_a_fixed_shape_is_one_sample_without_variables() -> None:
 def test_a_formula_is_needed_for_each_buffer() -> None:
     with pytest.raises(ValueError, match="2 buffers have 1 formulas"):
         plan_orders(Lifetimes.of([(0, 1), (0, 2)]), [Formula.constant(1, 3)], SAMPLES)
+
+
+def test_the_solver_is_asked_where_the_search_is_above_the_bound() -> None:
+    pytest.importorskip("ortools", reason="OR-tools is not installed")
+    instance = generate(3, 40)
+    formulas = [Formula.constant(int(size), 0) for size in instance.sizes]
+    fixed = np.zeros((1, 0), np.int64)
+    quick, exact = (plan_orders(instance.lifetimes, formulas, fixed, exact=exact) for exact in (False, True))
+    assert max(multiples(quick, instance.lifetimes, formulas, fixed)) > 1.0
+    assert max(multiples(exact, instance.lifetimes, formulas, fixed)) == 1.0
+    assert exact == plan_orders(instance.lifetimes, formulas, fixed, exact=True)
+
+
+def test_exact_without_the_solver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
+    with pytest.raises(InputError, match="OR-tools"):
+        plan_orders(Lifetimes.of([(0, 1)]), list(KINDS[:1]), SAMPLES, exact=True)

@@ -54,7 +54,7 @@ def place_exactly(
     Raises:
         InputError: OR-tools is not installed.
     """
-    cp_model = _solver()
+    cp_model = require_solver()
     total = rounded_up(sizes, alignment)
     bound = int(lifetimes.lower_bound(sizes, alignment))
     greedy = place(lifetimes, sizes, alignment)
@@ -92,7 +92,12 @@ def place_exactly(
     return ExactPlacement(best, min(proven, best.peak))
 
 
-def _solver() -> ModuleType:
+def require_solver() -> ModuleType:
+    """The solver's module.
+
+    Raises:
+        InputError: OR-tools is not installed.
+    """
     try:
         from ortools.sat.python import cp_model
     except ImportError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from turbo_onnx.memory.exact import place_exactly, require_solver
 from turbo_onnx.memory.formula import Formula, IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
 from turbo_onnx.memory.local_search import improve
@@ -28,6 +29,7 @@ MOST_ORDERS = 8
 
 _MOST_SHAPES_PLACED = 16
 _SEARCH_STEPS = 200
+_EFFORT = 10.0
 _MOST_LEAVES = 24
 _WORST_WEIGHT = 10.0
 _NEGLIGIBLE = 0.002  # of the lower bound, at one shape
@@ -69,7 +71,14 @@ class OrderPlan:
         return needed
 
 
-def plan_orders(lifetimes: Lifetimes, formulas: Sequence[Formula], samples: IntArray, alignment: int = 64) -> OrderPlan:
+def plan_orders(
+    lifetimes: Lifetimes,
+    formulas: Sequence[Formula],
+    samples: IntArray,
+    alignment: int = 64,
+    *,
+    exact: bool = False,
+) -> OrderPlan:
     """The orders of a plan.
 
     Args:
@@ -78,20 +87,24 @@ def plan_orders(lifetimes: Lifetimes, formulas: Sequence[Formula], samples: IntA
         samples: int64 [shapes, variables], shapes that stand for all: corners, and some hundred in between. What a
             run needs was seen at these alone; it is memory-safe at every other shape all the same.
         alignment: what sizes are rounded up to.
+        exact: ask the solver, too, at shapes where the search is above the lower bound. That may take minutes.
 
     Returns:
         The fewest orders that were found, at most `MOST_ORDERS`. The same input gives the same orders.
 
     Raises:
         ValueError: there is not one formula for each buffer.
+        InputError: `exact`, and the solver is not installed.
     """
+    if exact:
+        require_solver()
     if len(formulas) != len(lifetimes):
         raise ValueError(f"{len(lifetimes)} buffers have {len(formulas)} formulas")
     if not formulas or not len(samples):
         return OrderPlan((tuple(range(len(formulas))),))
     values = {formula: formula.evaluate_many(samples) for formula in dict.fromkeys(formulas)}
     sizes = np.unique(np.stack([values[formula] for formula in formulas], axis=1), axis=0)
-    pool = _Pool(lifetimes, sizes, alignment)
+    pool = _Pool(lifetimes, sizes, alignment, exact)
     pool.fill()
     return _grow_tree(pool, _comparisons(formulas, sizes))
 
@@ -105,8 +118,8 @@ class _Pool:
         excess: for each order float64 [shapes], the bytes above the bound in multiples of the bound.
     """
 
-    def __init__(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int) -> None:
-        self.lifetimes, self.sizes, self.alignment = lifetimes, sizes, alignment
+    def __init__(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int, exact: bool) -> None:
+        self.lifetimes, self.sizes, self.alignment, self.exact = lifetimes, sizes, alignment, exact
         self.bounds = lifetimes.lower_bound(sizes, alignment)
         self.orders: list[Order] = []
         self.excess: list[FloatArray] = []
@@ -139,6 +152,9 @@ class _Pool:
         assert best is not None
         if best[0] > _NEGLIGIBLE:
             found = improve(self.lifetimes, best[1], self.sizes[shape], self.alignment, steps=_SEARCH_STEPS)
+            if self.exact and found.peak > self.bounds[shape]:
+                solved = place_exactly(self.lifetimes, self.sizes[shape], self.alignment, effort=_EFFORT)
+                found = min(found, solved.placement, key=lambda placement: placement.peak)
             return not self._try(stacking_order(found.offsets)).any()
         return False
 
