@@ -11,7 +11,7 @@ EXTRAS := cpu,cuda,test,dev,bench,demo
 SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
 CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
 
-.PHONY: help demo test lint build bench format clean gpu-check gpu-bench gpu-ready
+.PHONY: help demo test lint build bench soak format clean gpu-check gpu-bench gpu-ready
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, clang-format"
 	@echo "make build   the environment and the library"
 	@echo "make bench   the numbers of docs/performance.md"
+	@echo "make soak    half an hour of runs in random shapes: whether memory stays flat"
 	@echo "make gpu-check   the tests that need an NVIDIA GPU, if there is one"
 	@echo "make gpu-bench   how fast kernels and encoders are on an NVIDIA GPU, if there is one"
 	@echo "make format  let ruff and clang-format rewrite the sources"
@@ -42,6 +43,10 @@ build: $(VENV)/.package
 bench: build $(VENV)/.encoder
 	$(BIN)/python -m benchmarks.encoder_cpu
 	$(BIN)/python -m benchmarks.optimize_cost
+	$(BIN)/python -m benchmarks.memory
+
+soak: build $(VENV)/.encoder
+	$(BIN)/python -m benchmarks.soak --minutes 30
 
 # onnxruntime and onnxruntime-gpu cannot be in one environment, so a GPU has its own. GPU_PYTHON=python3 takes an
 # environment as it is: only the library is built.

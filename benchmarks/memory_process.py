@@ -58,7 +58,8 @@ class Measures:
         side: of `SIDES`.
         runs: how many.
         seconds: of all runs together, without the making of inputs and the reading of outputs.
-        system_seconds: what of the process's time went to the operating system meanwhile, over all its threads.
+        user_seconds: the processor time of all threads meanwhile.
+        system_seconds: what the operating system took of it besides, for page faults above all.
         page_faults: how often pages were put in place for the process meanwhile.
         peak: the most resident memory during the runs.
         kept: resident memory of the process itself, without files, at the moments of `MOMENTS`.
@@ -69,6 +70,7 @@ class Measures:
     side: str
     runs: int
     seconds: float
+    user_seconds: float
     system_seconds: float
     page_faults: int
     peak: int
@@ -228,6 +230,7 @@ def measure(
         side=side,
         runs=len(every),
         seconds=seconds,
+        user_seconds=spent.ru_utime - used.ru_utime,
         system_seconds=spent.ru_stime - used.ru_stime,
         page_faults=spent.ru_minflt - used.ru_minflt,
         peak=peak.bytes,
