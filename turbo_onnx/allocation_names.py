@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import helper
 
 from turbo_onnx.recording import Recording
@@ -49,7 +50,7 @@ def name(recording: Recording, profile: Path, start: int, outputs: Mapping[str, 
         recording: the run.
         profile: the runtime's profile of the session.
         start: when the profile began, in nanoseconds of the clock.
-        outputs: each node's outputs, by the node's name. Nodes that the runtime made are not among them.
+        outputs: each node's outputs, as `outputs_of` gives them. Nodes that the runtime made are not among them.
     """
     ran = _nodes(json.loads(profile.read_text()), start)
     starts = [node.start for node in ran]
@@ -59,6 +60,14 @@ def name(recording: Recording, profile: Path, start: int, outputs: Mapping[str, 
         near = [node for node in ran[max(index - 1, 0) : index + 1] if node.start - _SLACK <= time <= node.end + _SLACK]
         named.append(_of(near, size, outputs))
     return named
+
+
+def outputs_of(graph: gs.Graph) -> dict[str, list[str]]:
+    """Each node's outputs, by what the runtime's profile calls the node: its name, or else its operator and number."""
+    return {
+        node.name or f"{node.op}_{number}": [tensor.name for tensor in node.outputs]
+        for number, node in enumerate(graph.nodes)
+    }
 
 
 def _of(near: Sequence[_Ran], size: int, outputs: Mapping[str, Sequence[str]]) -> Allocation:

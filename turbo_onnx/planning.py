@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from turbo_onnx import shapes
+from turbo_onnx.allocation_names import outputs_of
 from turbo_onnx.errors import InputError, OutputError, Reject
 from turbo_onnx.memory import regions
 from turbo_onnx.memory.formula import IntArray
@@ -66,7 +67,7 @@ def make_plan(
     assert node is not None
     starts = np.cumsum([0, *(len(tensor.shape) for tensor in node.inputs)]).tolist()
     axes = [starts[variable.input] + variable.axis for variable in variables]
-    outputs = {node.name: [tensor.name for tensor in node.outputs] for node in model.graph.nodes}
+    outputs = outputs_of(model.graph)
     found: _Found = []
     with _written(model, scratch) as path:
         subject = Subject(path, specs, axes, outputs)

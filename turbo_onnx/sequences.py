@@ -61,7 +61,7 @@ class Subject:
         path: its file, with the node that begins a run.
         specs: its inputs.
         axes: for each size of the plan, which of the extents that a recording has is its value.
-        outputs: the outputs of each node, by the node's name.
+        outputs: the outputs of each node, by what the runtime calls the node.
     """
 
     path: Path
