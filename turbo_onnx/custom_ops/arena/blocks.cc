@@ -17,6 +17,7 @@ constexpr uint64_t kForgotten = 64;           // a block that was idle for so ma
 // First page and number of pages in one word, so that both are read at once. Pages count as 4 KiB here on any system.
 constexpr size_t kPageBits = 12;
 constexpr size_t kLengthBits = 28;
+constexpr size_t kAddressBits = 64 - kLengthBits + kPageBits;
 std::atomic<uint64_t> ranges[kBlocks];
 Block* blocks[kBlocks];
 std::atomic<size_t> block_count{0};
@@ -129,6 +130,10 @@ bool Pool::make_room(Block& block, size_t bytes) {
     mapped_ += mapped - block.mapped;
     block.mapped = mapped;
     block.base = static_cast<char*>(pages);
+  }
+  if (pages != nullptr && (reinterpret_cast<uintptr_t>(pages) + mapped) >> kAddressBits != 0) {
+    give_back(block);  // no system hands out such addresses unasked
+    return false;
   }
   set_range(block);
   return pages != nullptr;
