@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 GPU_VENV := .venv-gpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-EXTRAS := cpu,cuda,test,dev,bench,demo
+EXTRAS := cpu,cuda,exact,test,dev,bench,demo
 SOURCES := $(shell find turbo_onnx -name '*.cc' -o -name '*.h' -o -name 'spec.py')
 CXX_SOURCES := $(shell find turbo_onnx tests -name '*.cc' -o -name '*.h')
 

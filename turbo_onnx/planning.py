@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from turbo_onnx.memory.formula import IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
 from turbo_onnx.memory.plan import ALIGNMENT, METADATA_KEY, MemoryPlan, Variable, Variant, from_json
 from turbo_onnx.model import Model
-from turbo_onnx.passes.plan_memory import begin_runs, find, remove
+from turbo_onnx.passes.plan_memory import begin_runs, find
 from turbo_onnx.sequences import RunSequence, Subject
 from turbo_onnx.sequences import find as find_sequence
+from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import Level, library_available, runtime
 from turbo_onnx.verify_inputs import InputSpec, describe
@@ -33,7 +35,7 @@ LEVELS: tuple[Level, ...] = ("all", "extended", "basic", "none")
 """The runtime's levels of optimization that runs are recorded at, the default first. Many models do the same at all."""
 
 _Found = list[tuple[tuple[Level, ...], RunSequence]]
-_SAMPLES = 256
+_SAMPLES = 512
 _LARGEST = {"batch": 64, "length": 512, "": 512}
 
 
@@ -128,18 +130,22 @@ def sample_values(variables: Sequence[Variable]) -> IntArray:
 
 
 def _variant(name: str, sequence: RunSequence, samples: IntArray, exact: bool) -> Variant:
-    planned = [index for index, buffer in enumerate(sequence.buffers) if buffer.kind == "planned"]
-    lifetimes = Lifetimes.from_events(sequence.events).subset(planned)
-    sizes = [sequence.buffers[index].size for index in planned]
-    chosen = regions.plan_orders(lifetimes, [size for size in sizes if size is not None], samples, ALIGNMENT)
-    kept = {index + 1 for index in planned}
-    return Variant(
-        name=name,
-        buffers=sequence.buffers,
-        events=tuple(event for event in sequence.events if event == 0 or event in kept),
+    planned = {index for index, buffer in enumerate(sequence.buffers) if buffer.kind == "planned"}
+    events = tuple(event for event in sequence.events if event == 0 or event - 1 in planned)
+    unordered = Variant(name, sequence.buffers, events, orders=(), exceptions=sequence.exceptions)
+    return _stacked(unordered, samples, exact)
+
+
+def _stacked(variant: Variant, samples: IntArray, exact: bool) -> Variant:
+    """The variant with the orders in which its buffers are stacked."""
+    planned = variant.planned
+    lifetimes = Lifetimes.from_events(variant.events).subset(planned)
+    sizes = [size for index in planned if (size := variant.buffers[index].size) is not None]
+    chosen = regions.plan_orders(lifetimes, sizes, samples, ALIGNMENT, exact=exact)
+    return replace(
+        variant,
         orders=tuple(tuple(planned[number] for number in order) for order in chosen.orders),
         tree=tuple((planned[a], planned[b], yes, no) for a, b, yes, no in chosen.tree),
-        exceptions=sequence.exceptions,
     )
 
 
@@ -148,20 +154,26 @@ def plan_of(path: Path, *, exact: bool = False) -> MemoryPlan:
 
     Args:
         path: the model.
-        exact: make a new one in any case, with the solver.
+        exact: look for the best orders with a solver, also where the artifact has some.
 
     Raises:
         InputError: the file is no model, no plan can be made for it, or `exact` and the solver is not installed.
     """
-    model = read(path)
-    carried = next((entry.value for entry in model.shell.metadata_props if entry.key == METADATA_KEY), None)
-    if carried is not None and not exact:
-        return from_json(carried, str(path))
-    if find(model.graph) is not None:
-        remove(model)
+    model = read(path, artifacts=True)
+    carried = model.metadata.get(METADATA_KEY)
+    if carried is not None:
+        plan = from_json(carried, str(path))
+        return _ordered_anew(plan) if exact else plan
+    if artifact_of(model.shell, str(path)) is not None:
+        raise InputError(f"{path}: it carries no memory plan; optimize the original model again to give it one.")
     specs = describe(model)
     shapes.infer(model)
     try:
         return make_plan(model, begin_runs(model), specs=specs, exact=exact)
     except Reject as reason:
         raise InputError(f"{path}: no memory plan can be made for it: {reason}.") from None
+
+
+def _ordered_anew(plan: MemoryPlan) -> MemoryPlan:
+    samples = sample_values(plan.variables)
+    return replace(plan, variants=tuple(_stacked(variant, samples, exact=True) for variant in plan.variants))

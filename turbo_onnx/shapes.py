@@ -153,7 +153,7 @@ def _from_specification(read: Reading) -> list[Fact]:
     node = read.node
     if not is_ours(node.domain):
         return [UNKNOWN] * len(node.outputs)
-    spec = next(item for item in custom_ops.SPECS if item.name == node.op)
+    spec = custom_ops.spec(node.op)
     attributes = {attribute.name: attribute.default for attribute in spec.attributes} | dict(node.attrs)
     operands = [fact.shape if fact is not None else None for fact in read.inputs[: len(spec.inputs)]]
     operands += [None] * (len(spec.inputs) - len(operands))
