@@ -146,10 +146,9 @@ def test_shapes_at_which_runs_do_something_else_are_listed(tmp_path: Path) -> No
 
 
 def test_a_model_that_runs_on_nothing_is_refused(tmp_path: Path) -> None:
-    body = "g (float[N,S] x) => (float[N,5] y) { a = Reshape(x, shape) b = Add(a, w) y = Concat<axis = 1>(b, b) }"
-    weights = {"shape": np.array([3, -1, 7, 11]), "w": np.ones((13, 17, 19, 23), np.float32)}
-    with pytest.raises(Reject, match=r"the model runs on none of the inputs made for it: .*(Reshape|Add)"):
-        find(made(body, tmp_path, weights), "none")
+    body = "g (float[N,S] x) => (float[P,Q,17,19] y) { a = Reshape(x, shape) y = Neg(a) }"
+    with pytest.raises(Reject, match=r"the model runs on none of the inputs made for it: .*Reshape"):
+        find(made(body, tmp_path, {"shape": np.array([13, -1, 17, 19])}), "none")
 
 
 def test_a_file_that_the_runtime_refuses_is_refused(tmp_path: Path) -> None:
