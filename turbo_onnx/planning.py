@@ -115,6 +115,8 @@ def sample_values(variables: Sequence[Variable]) -> IntArray:
     Returns:
         int64 [shapes, variables]. There are at most as many tokens as batch · length.
     """
+    if not variables:
+        return np.zeros((1, 0), np.int64)
     random = np.random.default_rng(11)
     columns: dict[str, IntArray] = {}
     corners = np.array(list(np.ndindex(*(2,) * len(variables))), np.int64).reshape(-1, len(variables))
