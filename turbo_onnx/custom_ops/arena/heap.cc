@@ -22,14 +22,21 @@ namespace {
 constexpr size_t kReserved = ~size_t{0};
 constexpr size_t kLargest = size_t{1} << 46;
 constexpr size_t kMappedFrom = 128 * 1024;  // larger ones are pages of their own, smaller ones the C library's
-constexpr size_t kSlack = 4 << 20;          // what may be kept in any case
+constexpr size_t kSlack = 2 << 20;          // what may be kept in any case
 
 // Classes up to 512 bytes are multiples of 64; each doubling from there has eight.
 constexpr size_t kLinear = 8;
 constexpr size_t kFirstDoubling = 9;
 
+// Memory of the system's, or null.
+void* from_system(size_t bytes) {
+  if (bytes >= kMappedFrom) return map_pages(bytes);
+  void* memory = nullptr;
+  return posix_memalign(&memory, kAlignment, bytes) == 0 ? memory : nullptr;
+}
+
 // How much may be in use and kept, where so much was in use lately.
-size_t limit(size_t peak) { return peak + peak / 4 + kSlack; }
+size_t limit(size_t peak) { return peak + peak / 8 + kSlack; }
 
 }  // namespace
 
@@ -48,12 +55,7 @@ size_t Heap::class_bytes(size_t number) {
 
 Heap::Header* Heap::obtain(size_t number) noexcept {
   const size_t bytes = class_bytes(number);
-  void* memory = nullptr;
-  if (bytes >= kMappedFrom) {
-    memory = map_pages(bytes);
-  } else if (posix_memalign(&memory, kAlignment, bytes) != 0) {
-    memory = nullptr;
-  }
+  void* memory = from_system(bytes);
   return memory == nullptr ? nullptr : new (memory) Header{bytes, number, nullptr, nullptr, nullptr, nullptr};
 }
 
@@ -115,12 +117,27 @@ size_t Heap::recent_peak() const { return *std::max_element(peaks_, peaks_ + kWi
 
 void Heap::count_allocation(size_t bytes) {
   in_use_ += bytes;
-  if (++allocations_ == kWindowAllocations) {
-    allocations_ = 0;
-    window_ = (window_ + 1) % kWindows;
-    peaks_[window_] = 0;
-  }
+  pass(1);
   peaks_[window_] = std::max(peaks_[window_], in_use_);
+}
+
+// So many allocations have gone by. True where a window has ended.
+bool Heap::pass(unsigned allocations) {
+  allocations_ += allocations;
+  if (allocations_ < kWindowAllocations) return false;
+  allocations_ = 0;
+  window_ = (window_ + 1) % kWindows;
+  peaks_[window_] = in_use_;
+  return true;
+}
+
+void Heap::planned_run_ended() noexcept {
+  Header* unneeded = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (pass(kWindowAllocations / kWindowRuns)) unneeded = excess(limit(recent_peak()));
+  }
+  give_back(unneeded);
 }
 
 // Takes out of what is kept, the oldest first, what goes beyond this sum with what is in use; a chain by `after`.
@@ -169,11 +186,12 @@ void* Heap::allocate(size_t bytes) noexcept {
 void* Heap::reserve(size_t bytes) noexcept {
   if (bytes == 0 || bytes > kLargest) return nullptr;
   const size_t all = round_up(bytes + sizeof(Header), kAlignment);
-  void* memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, all) != 0) {
+  void* memory = from_system(all);
+  if (memory == nullptr) {
     trim();
-    if (posix_memalign(&memory, kAlignment, all) != 0) return nullptr;
+    memory = from_system(all);
   }
+  if (memory == nullptr) return nullptr;
   const std::lock_guard<std::mutex> lock(mutex_);
   reserved_ += all;
   return new (memory) Header{all, kReserved, nullptr, nullptr, nullptr, nullptr} + 1;
@@ -187,7 +205,8 @@ void Heap::release(void* memory) noexcept {
       const std::lock_guard<std::mutex> lock(mutex_);
       reserved_ -= header->bytes;
     }
-    std::free(header);
+    header->after = nullptr;
+    give_back(header);
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);

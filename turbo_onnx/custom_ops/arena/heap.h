@@ -1,8 +1,9 @@
 // The heap for everything that no plan places: outputs, the tensors of other models, and runs that left their plan.
 //
 // It keeps what is freed, since a fresh page costs a fault for every 4 KiB, but no more than recent use needed: the sum
-// of what is in use and what is kept stays below a quarter more than the most that was in use during the last few
-// thousand allocations. So memory does not grow with every new shape, and falls again when short runs follow long ones.
+// of what is in use and what is kept stays below an eighth more than the most that was in use during the last few
+// thousand allocations, or the last 16 planned runs, which hardly allocate. So memory does not grow with every new
+// shape, and falls again when short runs follow long ones.
 //
 // One lock, held for some tens of instructions and never while the system is asked for memory.
 #pragma once
@@ -26,6 +27,9 @@ class Heap {
   // Takes what either of them returned, or null.
   void release(void* memory) noexcept;
 
+  // Time goes by, though next to nothing is allocated here.
+  void planned_run_ended() noexcept;
+
   // Gives back everything that is kept.
   void trim() noexcept;
 
@@ -44,6 +48,7 @@ class Heap {
   static constexpr size_t kClasses = 320;
   static constexpr size_t kWindows = 4;
   static constexpr unsigned kWindowAllocations = 1024;
+  static constexpr unsigned kWindowRuns = 4;
 
   static size_t class_of(size_t bytes);
   static size_t class_bytes(size_t number);
@@ -55,6 +60,7 @@ class Heap {
   Header* take(size_t number);
   size_t recent_peak() const;
   void count_allocation(size_t bytes);
+  bool pass(unsigned allocations);
   Header* excess(size_t most);
   void unlink(Header* header);
 

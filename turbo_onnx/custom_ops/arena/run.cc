@@ -1,6 +1,7 @@
 #include "custom_ops/arena/run.h"
 
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <string>
 
@@ -22,6 +23,16 @@ struct Run {
   size_t variant;
 };
 
+// A run that freed another buffer than its plan says. It failed, if it now frees the others and nothing is heard of it
+// any more; if it goes on, it is a mismatch.
+struct Doubtful {
+  std::shared_ptr<PlannedSession> session;
+  size_t variant;
+  std::string what;
+  const Block* block;
+  int64_t alive;  // buffers in the block
+};
+
 // Has neither constructor nor destructor, so that using it costs no more than finding it.
 struct Thread {
   Run* run;            // or null: none is going on
@@ -29,7 +40,8 @@ struct Thread {
   size_t off_plan;     // how many allocations a run that left its plan has still to make
   bool recording;
   bool ended;
-  Run* idle;  // the object, while no run is going on
+  Run* idle;           // the object, while no run is going on
+  Doubtful* doubtful;  // or null
 };
 thread_local Thread thread;
 
@@ -64,10 +76,11 @@ void complete(Run& run) {
     run.session->pool().release(run.block);
   }
   clear(run);
+  heap().planned_run_ended();
 }
 
-// The run goes on without its plan, or is over.
-void leave(Run& run, Counter& reason) {
+// The run goes on without its plan, or is over. Returns how many buffers are alive in its block.
+int64_t leave(Run& run, Counter& reason) {
   count(reason);
   const Step* const first = run.schedule->steps.data();
   const Step* const last = first + run.schedule->steps.size();
@@ -77,6 +90,7 @@ void leave(Run& run, Counter& reason) {
                     steps_of(run.step, last, Step::kAny) + run.schedule->allocations_after;
   if (run.block != nullptr) let_go(*run.block, static_cast<int64_t>(alive));
   clear(run);
+  return static_cast<int64_t>(alive);
 }
 
 std::string text(const Step& step) {
@@ -93,19 +107,50 @@ std::string text(const Step& step) {
   }
 }
 
-void mismatch(Run& run, const std::string& instead) {
+std::string deviation(const Run& run, const char* instead) {
+  return run.session->has_warned() ? "" : "where " + text(*run.step) + ", " + instead;
+}
+
+void mismatch(Run& run, size_t bytes) {
   const std::shared_ptr<PlannedSession> session = run.session;
   const size_t variant = run.variant;
-  std::string what;
-  if (!session->has_warned()) what = "where " + text(*run.step) + ", " + instead;
+  const std::string what = deviation(run, (std::to_string(bytes) + " bytes are allocated").c_str());
   leave(run, counters().mismatched);
   session->mismatched(variant, what);
+}
+
+void forget_doubt() {
+  delete thread.doubtful;
+  thread.doubtful = nullptr;
+}
+
+// A buffer was freed that was not to be freed next.
+void doubt(Run& run) {
+  auto doubtful = std::make_unique<Doubtful>(
+      Doubtful{run.session, run.variant, deviation(run, "another one is freed"), run.block, 0});
+  doubtful->alive = leave(run, counters().abandoned);
+  forget_doubt();
+  thread.doubtful = doubtful.release();
+}
+
+// This thread freed a buffer that no run is asked about any more.
+void freed_off_plan(const Block* block) {
+  Doubtful* const doubtful = thread.doubtful;
+  if (doubtful == nullptr || doubtful->block != block || --doubtful->alive > 0) return;
+  forget_doubt();
+  thread.off_plan = 0;
 }
 
 void* from_heap(size_t bytes) {
   if (thread.off_plan != 0) {
     --thread.off_plan;
     count(counters().off_plan);
+  }
+  if (thread.doubtful != nullptr) {
+    count(counters().abandoned, -1);
+    count(counters().mismatched);
+    thread.doubtful->session->mismatched(thread.doubtful->variant, thread.doubtful->what);
+    forget_doubt();
   }
   return heap().allocate(bytes);
 }
@@ -131,7 +176,7 @@ void* allocate_slowly(Run& run, size_t bytes) {
     run.step = step + 1;
     return run.base + step->offset;
   }
-  mismatch(run, std::to_string(bytes) + " bytes are allocated");
+  mismatch(run, bytes);
   return from_heap(bytes);
 }
 
@@ -146,8 +191,9 @@ void free_slowly(Run& run, void* memory) {
       if (run.step->kind == Step::kEnd) complete(run);
       return;
     }
-    mismatch(run, "another one is freed");
+    doubt(run);
   }
+  freed_off_plan(block);
   free_in_block(*block);
 }
 
@@ -155,6 +201,7 @@ void free_slowly(Run& run, void* memory) {
 void break_off() {
   if (thread.run != nullptr) leave(*thread.run, counters().abandoned);
   thread.off_plan = 0;
+  forget_doubt();
 }
 
 void begin(const std::shared_ptr<PlannedSession>& session, std::shared_ptr<const Schedule> schedule, size_t variant) {
@@ -223,6 +270,7 @@ void deallocate(void* memory) noexcept {
   if (thread.recording) thread.recorder->freed(memory);
   Block* const block = block_of(memory);
   if (block != nullptr) {
+    freed_off_plan(block);
     free_in_block(*block);
   } else {
     heap().release(memory);

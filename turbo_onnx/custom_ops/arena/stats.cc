@@ -1,6 +1,10 @@
 #include "custom_ops/arena/stats.h"
 
 #include <algorithm>
+#include <cstdlib>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "custom_ops/arena/blocks.h"
 #include "custom_ops/arena/counters.h"
@@ -37,6 +41,9 @@ size_t stats(int64_t* out, size_t capacity) noexcept {
 void trim() noexcept {
   trim_blocks();
   heap().trim();
+#ifdef __GLIBC__
+  malloc_trim(0);  // the C library keeps what sessions used while they were made
+#endif
 }
 
 }  // namespace turbo_onnx::arena
