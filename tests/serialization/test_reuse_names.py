@@ -11,15 +11,14 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from tests.passes.support import graph, parse
+from tests.recorded_models import needs_recorder
 from turbo_onnx import shapes
 from turbo_onnx.custom_ops.begin_run import BEGIN_RUN, PLAN_DOMAIN
 from turbo_onnx.model import Model
 from turbo_onnx.passes.plan_memory import begin_runs
 from turbo_onnx.recording import record
 from turbo_onnx.serialization.reuse_names import _IN_PLACE, reuse_names
-from turbo_onnx.sessions import library_available, open_session
-
-needs_library = pytest.mark.skipif(not library_available(), reason="the library of kernels is not there")
+from turbo_onnx.sessions import open_session
 
 MIXED = """g (float[N,4] x) => (float[N,4] y) <float[4,4] w = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}> {
     a = MatMul(x, w) b = Tanh(a) c = Relu(b) d = MatMul(c, w) e = Softmax(d) f = MatMul(e, w) y = Neg(f)
@@ -149,7 +148,7 @@ def allocations(model: Model, path: Path, rows: int = 3) -> tuple[int, ...]:
     return record(session, feed).sizes
 
 
-@needs_library
+@needs_recorder
 def test_the_runtime_reuses_memory_in_place_and_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(MIXED)
     begin_runs(model)
@@ -166,7 +165,7 @@ def test_the_runtime_reuses_memory_in_place_and_only_there(tmp_path: Path, monke
     assert len(allocations(model, tmp_path / "named.onnx")) < 4  # all are of one size by name, and take turns
 
 
-@needs_library
+@needs_recorder
 def test_the_node_that_begins_a_run_allocates_nothing(tmp_path: Path) -> None:
     model = small("g (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Add(x, z) }")
     begin_runs(model)
@@ -179,7 +178,7 @@ WRITTEN = {"Cast": "Cast<to = 1>(a)", "BiasGelu": "turbo_onnx.BiasGelu(a, bias)"
 }
 
 
-@needs_library
+@needs_recorder
 @pytest.mark.parametrize("operator", sorted(_IN_PLACE))
 def test_every_operator_that_is_said_to_work_in_place_does(operator: str, tmp_path: Path) -> None:
     result = WRITTEN.get(operator, f"{operator}(a)")
