@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,17 +44,31 @@ class _Ran:
     taken: set[int] = field(default_factory=set)
 
 
-def name(recording: Recording, profile: Path, start: int, outputs: Mapping[str, Sequence[str]]) -> list[Allocation]:
-    """Name each allocation of a run.
+def name(
+    recordings: Sequence[Recording], profile: Path, start: int, outputs: Mapping[str, Sequence[str]]
+) -> list[Allocation]:
+    """Name each allocation of runs that do the same: as in most of them, since a clock is now and then off.
 
     Args:
-        recording: the run.
+        recordings: the runs, with one sequence of events.
         profile: the runtime's profile of the session.
         start: when the profile began, in nanoseconds of the clock.
         outputs: each node's outputs, as `outputs_of` gives them. Nodes that the runtime made are not among them.
     """
     ran = _nodes(json.loads(profile.read_text()), start)
     starts = [node.start for node in ran]
+    each = [_in_one(recording, ran, starts, outputs) for recording in recordings]
+    return [_most_common(names) for names in zip(*each, strict=True)]
+
+
+def _most_common(names: Sequence[Allocation]) -> Allocation:
+    counts = Counter(names)
+    return min(counts, key=lambda one: (-counts[one], one.name))
+
+
+def _in_one(
+    recording: Recording, ran: Sequence[_Ran], starts: Sequence[int], outputs: Mapping[str, Sequence[str]]
+) -> list[Allocation]:
     named = []
     for time, size in zip(recording.times, recording.sizes, strict=True):
         index = bisect_right(starts, time + _SLACK) - 1

@@ -98,7 +98,7 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         sizes = _formulas(subject, alike)
         edges = runs.record(_EDGES, len(_EDGES))
         start = session.get_profiling_start_time_ns()
-        named = allocation_names.name(alike[-1], Path(session.end_profiling()), start, subject.outputs)
+        named = allocation_names.name(alike, Path(session.end_profiling()), start, subject.outputs)
     if any(allocation.scratch for allocation in named):
         sizes = _regardless_of_threads(subject, level, alike, sizes)
     alive = alike[0].outputs
