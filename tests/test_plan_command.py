@@ -194,6 +194,7 @@ def test_shapes_at_which_runs_do_something_else_are_named(tmp_path: Path, run: R
         (["--shapes", "batch=1,length=2,width=3"], "the plan has no size 'width'"),
         (["--shapes", "batch=1"], "the plan needs the size length"),
         (["--shapes", "batch=9999999999,length=1"], "which is more than a plan can have"),
+        (["--shapes", "batch=99999999999999,length=999999999999"], "which is more than a plan can have"),
         (["--budget", "plenty"], "'plenty' is no size of memory"),
         (["--budget", "1GB", "--shapes", "batch=0,length=1"], "ask for one with batch=1"),
         (["--html", "{model}"], "would overwrite the model"),

@@ -244,9 +244,9 @@ def report(model: str, plan: MemoryPlan, specs: Sequence[str] = (), budget: int 
     if budget is not None:
         asked = [{"batch": 1} | sizes for sizes in asked]
     values = list(dict.fromkeys(run_values(layouts, sizes) for sizes in asked))
-    matrix = np.array(values, np.int64).reshape(len(values), len(plan.variables))
     for shape in values:
-        layouts.total(shape)  # says which sizes are too large
+        layouts.total(shape)  # says which sizes are too large, also those that no array can hold
+    matrix = np.array(values, np.int64).reshape(len(values), len(plan.variables))
     runs = [Run(shape, *map(int, needs)) for shape, *needs in zip(values, *layouts.peaks(matrix), strict=True)]
     fits = [] if budget is None else _fits(layouts, values, budget)
     return PlanReport(model, layouts, tuple(runs), budget, tuple(fits))
