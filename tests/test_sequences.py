@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,3 +199,19 @@ def test_a_run_is_explained_by_its_events_and_sizes(
 ) -> None:
     run = Recording(values, sizes, tuple(range(len(sizes))), events)
     assert explains(SEQUENCE, run, values) is expected
+
+
+def test_a_profile_that_is_cut_off_is_no_crash(chain: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the disk for temporary files is full, which ONNX Runtime does not notice."""
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: read(path, *a, **k)[:3000])
+    with pytest.raises(Reject, match="a profile of the runs cannot be written"):
+        find(chain, "none")
+
+
+def test_no_folder_for_temporary_files_is_no_crash(
+    chain: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(Reject, match="absent"):
+        find(chain, "none")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from json import JSONDecodeError
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +87,8 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
     Raises:
         Reject: there is no one sequence, or the model does not run on inputs that are made for it.
     """
-    with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
-        session = _open(subject, level, threads=1, profile=Path(folder) / "profile")
+    with _folder() as folder:
+        session = _open(subject, level, threads=1, profile=folder / "profile")
         runs = _Runs(session, subject)
         few = runs.record(_recipes(len(subject.axes)), _FEW) if known else []
         same = [one for one in known if all(explains(one, sample, subject.values(sample)) for sample in few)]
@@ -106,6 +108,17 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
     found = RunSequence(buffers, alike[0].events)
     others = [sample for sample in (*samples, *edges) if not explains(found, sample, subject.values(sample))]
     return RunSequence(buffers, found.events, tuple(subject.values(sample) for sample in others))
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """For the runtime's profile, which it cuts off without a word where the disk is full."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
+            yield Path(folder)
+    except (OSError, JSONDecodeError) as error:
+        where = tempfile.tempdir or "the folder for temporary files"
+        raise Reject("a profile of the runs cannot be written to {} and read again: {}", where, error) from None
 
 
 def explains(sequence: RunSequence, recording: Recording, values: Sequence[int]) -> bool:
