@@ -173,6 +173,8 @@ DOCUMENT = json.loads(SMALL.to_json())
         json.dumps(DOCUMENT | {"formulas": []}),
         json.dumps(DOCUMENT | {"variables": [{"name": "n"}]}),
         json.dumps(DOCUMENT | {"formulas": [["x"]]}),
+        json.dumps(DOCUMENT | {"formulas": [[[8, 10**9]]]}),
+        json.dumps(DOCUMENT | {"alignment": float("inf")}),
     ],
 )
 def test_what_is_no_plan_is_refused(text: str) -> None:

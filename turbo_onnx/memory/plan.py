@@ -20,6 +20,8 @@ from turbo_onnx.memory.formula import Formula
 FORMAT = 1
 METADATA_KEY = "turbo_onnx.memory_plan"
 ALIGNMENT = 64
+MOST_EXPONENT = 8
+"""Of a variable in a formula, for the library too."""
 
 Role = Literal["tokens", "batch", "length", ""]
 Kind = Literal["planned", "output", "unknown"]
@@ -224,7 +226,7 @@ def from_json(text: str, name: str) -> MemoryPlan:
         version = document["format"]
         if version == FORMAT:
             return _read(document)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, OverflowError, KeyError, TypeError, IndexError, AttributeError):
         raise InputError(f"{name}: its memory plan cannot be read; optimize the model again.") from None
     raise InputError(
         f"{name}: its memory plan has format {version}, and this version reads {FORMAT}; upgrade turbo-onnx."
@@ -233,7 +235,7 @@ def from_json(text: str, name: str) -> MemoryPlan:
 
 def _read(document: Mapping[str, Any]) -> MemoryPlan:
     formulas = [
-        Formula.of((tuple(int(e) for e in exponents), int(coefficient)) for coefficient, *exponents in terms)
+        Formula.of((tuple(map(_exponent, exponents)), int(coefficient)) for coefficient, *exponents in terms)
         for terms in document["formulas"]
     ]
     return MemoryPlan(
@@ -257,3 +259,10 @@ def _read(document: Mapping[str, Any]) -> MemoryPlan:
         runtime=str(document["onnxruntime"]),
         alignment=int(document["alignment"]),
     )
+
+
+def _exponent(power: Any) -> int:
+    """As the library, which reads none that is larger: evaluating one could take for ever."""
+    if power not in range(MOST_EXPONENT + 1):
+        raise ValueError(power)
+    return int(power)
