@@ -35,7 +35,7 @@ LEVELS: tuple[Level, ...] = ("all", "extended", "basic", "none")
 """The runtime's levels of optimization that runs are recorded at, the default first. Many models do the same at all."""
 
 _Found = list[tuple[tuple[Level, ...], RunSequence]]
-_SAMPLES = 512
+_SAMPLES = 4096
 _LARGEST = {"batch": 64, "length": 512, "": 512}
 
 

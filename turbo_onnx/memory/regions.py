@@ -27,11 +27,15 @@ from turbo_onnx.memory.placement import Order, greedy_placements, peaks, stackin
 
 MOST_ORDERS = 8
 
-_MOST_SHAPES_PLACED = 16
-_SEARCH_STEPS = 200
+_FIRST_SHAPES = 512
+_MORE_SHAPES = 64
+_SHAPES_PLACED = (8, 4, 4, 4)
+"""How many are placed for themselves at most, in each round: before more shapes are looked at, and after that."""
+_TOLERABLE = 0.045
+_SEARCH_STEPS = 300
 _EFFORT = 10.0
 _MOST_LEAVES = 24
-_WORST_WEIGHT = 10.0
+_WORST_WEIGHT = 100.0
 _NEGLIGIBLE = 0.002  # of the lower bound, at one shape
 
 FloatArray = npt.NDArray[np.float64]
@@ -84,8 +88,9 @@ def plan_orders(
     Args:
         lifetimes: when the buffers are alive.
         formulas: the size of each buffer in bytes.
-        samples: int64 [shapes, variables], shapes that stand for all: corners, and some hundred in between. What a
-            run needs was seen at these alone; it is memory-safe at every other shape all the same.
+        samples: int64 [shapes, variables], shapes that stand for all: corners, and some thousand in between. What a
+            run needs was seen at these alone; it is memory-safe at every other shape all the same. The first are
+            looked at, and then those of the others at which that was not good enough.
         alignment: what sizes are rounded up to.
         exact: ask the solver, too, at shapes where the search is above the lower bound. That may take minutes.
 
@@ -103,10 +108,22 @@ def plan_orders(
     if not formulas or not len(samples):
         return OrderPlan((tuple(range(len(formulas))),))
     values = {formula: formula.evaluate_many(samples) for formula in dict.fromkeys(formulas)}
-    sizes = np.unique(np.stack([values[formula] for formula in formulas], axis=1), axis=0)
-    pool = _Pool(lifetimes, sizes, alignment, exact)
-    pool.fill()
-    return _grow_tree(pool, _comparisons(formulas, sizes))
+    sizes = np.stack([values[formula] for formula in formulas], axis=1)
+    bounds = np.maximum(lifetimes.lower_bound(sizes, alignment), 1)
+    pool = _Pool(lifetimes, np.unique(sizes[:_FIRST_SHAPES], axis=0), alignment, exact)
+    best: tuple[float, OrderPlan] | None = None
+    for placed in _SHAPES_PLACED:
+        pool.fill(placed)
+        plan = _grow_tree(pool, _comparisons(formulas, pool.sizes))
+        excess = plan.peaks(lifetimes, sizes, alignment) / bounds - 1
+        worst = float(excess.max())
+        if best is None or worst < best[0]:
+            best = worst, plan
+        if worst <= _TOLERABLE:
+            break
+        pool.look_at(sizes[np.argsort(-excess, kind="stable")[:_MORE_SHAPES]])
+    assert best is not None
+    return best[1]
 
 
 class _Pool:
@@ -116,28 +133,37 @@ class _Pool:
         sizes: int64 [shapes, buffers].
         orders: those tried so far.
         excess: for each order float64 [shapes], the bytes above the bound in multiples of the bound.
+        placed: bool [shapes], those that were placed for themselves.
     """
 
     def __init__(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int, exact: bool) -> None:
         self.lifetimes, self.sizes, self.alignment, self.exact = lifetimes, sizes, alignment, exact
         self.bounds = lifetimes.lower_bound(sizes, alignment)
+        self.placed = np.zeros(len(sizes), np.bool_)
         self.orders: list[Order] = []
         self.excess: list[FloatArray] = []
 
-    def fill(self) -> None:
-        """Try orders until each shape has one that meets its bound, or enough shapes were placed for themselves."""
-        least = np.full(len(self.sizes), np.inf)
-        waiting = np.ones(len(self.sizes), np.bool_)
-        shape = int(self.bounds.argmax())
-        for _ in range(_MOST_SHAPES_PLACED):
-            waiting[shape] = False
+    def fill(self, most: int) -> None:
+        """Try orders until each shape has one that is near its bound, or so many shapes were placed for themselves."""
+        for _ in range(most):
+            least = np.min(self.excess, axis=0) if self.excess else self.bounds.astype(np.float64)
+            shape = int(np.where(self.placed, 0.0, least).argmax())
+            if self.placed[shape] or least[shape] <= _NEGLIGIBLE:
+                return
+            self.placed[shape] = True
             if self._place(shape):
                 return
-            least = np.min(self.excess, axis=0)
-            unmet = np.where(waiting, least, 0.0)
-            shape = int(unmet.argmax())
-            if unmet[shape] <= _NEGLIGIBLE:
-                return
+
+    def look_at(self, more: IntArray) -> None:
+        """Take these shapes into account, too, and forget the orders that are the best one nowhere."""
+        best = np.unique(np.argmin(self.excess, axis=0)).tolist()
+        self.orders = [self.orders[number] for number in best]
+        self.sizes = np.concatenate([self.sizes, more])
+        self.placed = np.concatenate([self.placed, np.zeros(len(more), np.bool_)])
+        self.bounds = self.lifetimes.lower_bound(self.sizes, self.alignment)
+        orders, self.orders, self.excess = self.orders, [], []
+        for order in orders:
+            self._try(order)
 
     def _place(self, shape: int) -> bool:
         """Try the greedy orders of one shape, and a search where they are above its bound; tells of one for all."""
