@@ -24,10 +24,12 @@ from turbo_onnx.memory.plan import Buffer, Kind
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sessions import Level, Session, explain, open_session
 from turbo_onnx.verify import find_layout
-from turbo_onnx.verify_inputs import InputSpec, Pattern, Recipe, make
+from turbo_onnx.verify_inputs import InputSpec, Layout, Pattern, Recipe, make
 
 _SPARE_SAMPLES = 6
 _FEW = 3
+_WHERE_NOTHING_VARIES = 2
+_THREADS = 2
 _LEAST_SHARE = 0.8
 _MULTIPLES = 4
 _OTHER_THREADS = 3
@@ -40,6 +42,10 @@ _EDGES = (
 )
 
 
+Reading = tuple[Layout, int]
+"""What the dynamic dimensions are, and what lengths are a multiple of."""
+
+
 @dataclass(frozen=True)
 class RunSequence:
     """What every run allocates and frees.
@@ -48,11 +54,13 @@ class RunSequence:
         buffers: in the order of their allocation.
         events: 0 is the next allocation, k + 1 frees buffer k, whatever its kind.
         exceptions: the values of the sizes at which another sequence was seen.
+        reading: how inputs were made that the model runs on; None where that is not known.
     """
 
     buffers: tuple[Buffer, ...]
     events: tuple[int, ...]
     exceptions: tuple[tuple[int, ...], ...] = ()
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,8 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         Reject: there is no one sequence, or the model does not run on inputs that are made for it.
     """
     with _folder() as folder:
-        session = _open(subject, level, threads=1, profile=folder / "profile")
-        runs = _Runs(session, subject)
+        session = _open(subject, level, threads=_THREADS, profile=folder / "profile")
+        runs = _Runs(session, subject, known[0].reading if known else None)
         few = runs.record(_recipes(len(subject.axes)), _FEW) if known else []
         same = [one for one in known if all(explains(one, sample, subject.values(sample)) for sample in few)]
         if same:
@@ -98,16 +106,16 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         samples = runs.record(_recipes(len(subject.axes)), _needed(len(subject.axes)))
         alike = _most_common(samples)
         sizes = _formulas(subject, alike)
-        edges = runs.record(_EDGES, len(_EDGES))
+        edges = runs.record(_EDGES, len(_EDGES)) if subject.axes else []
         start = session.get_profiling_start_time_ns()
         named = allocation_names.name(alike, Path(session.end_profiling()), start, subject.outputs)
     if any(allocation.scratch for allocation in named):
-        sizes = _regardless_of_threads(subject, level, alike, sizes)
+        sizes = _regardless_of_threads(subject, level, alike, sizes, runs.reading)
     alive = alike[0].outputs
     buffers = tuple(_buffer(a, size, k in alive) for k, (a, size) in enumerate(zip(named, sizes, strict=True)))
-    found = RunSequence(buffers, alike[0].events)
+    found = RunSequence(buffers, alike[0].events, reading=runs.reading)
     others = [sample for sample in (*samples, *edges) if not explains(found, sample, subject.values(sample))]
-    return RunSequence(buffers, found.events, tuple(subject.values(sample) for sample in others))
+    return replace(found, exceptions=tuple(subject.values(sample) for sample in others))
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def _buffer(allocation: Allocation, size: Formula | None, outlives: bool) -> Buf
 
 
 def _needed(variables: int) -> int:
-    return len(monomials(variables)) + _SPARE_SAMPLES
+    return len(monomials(variables)) + _SPARE_SAMPLES if variables else _WHERE_NOTHING_VARIES
 
 
 def _recipes(variables: int) -> list[Recipe]:
@@ -171,13 +179,15 @@ class _Runs:
         Reject: the model does not run on inputs that are made for it.
     """
 
-    def __init__(self, session: Session, subject: Subject) -> None:
+    def __init__(self, session: Session, subject: Subject, reading: Reading | None) -> None:
         self.session = session
         self.subject = subject
-        found, self.refusal = find_layout(session, subject.specs, seed=0)
-        if found is None:
+        self.refusal = ""
+        if reading is None:
+            reading, self.refusal = find_layout(session, subject.specs, seed=0)
+        if reading is None:
             raise Reject("the model runs on none of the inputs made for it: {}", self.refusal)
-        self.layout = found
+        self.reading = reading
 
     def record(self, recipes: Sequence[Recipe], count: int) -> list[Recording]:
         """The first so many of these batches that the model takes."""
@@ -185,7 +195,7 @@ class _Runs:
         for recipe in recipes:
             if len(recordings) == count:
                 break
-            feed = make(self.subject.specs, self._stretched(recipe), *self.layout, seed=0)
+            feed = make(self.subject.specs, self._stretched(recipe), *self.reading, seed=0)
             try:
                 recordings.append(record(self.session, feed))
             except PassError:
@@ -198,7 +208,7 @@ class _Runs:
 
     def _stretched(self, recipe: Recipe) -> Recipe:
         """Where lengths are rounded up to a multiple, one of several multiples."""
-        multiple = self.layout[1]
+        multiple = self.reading[1]
         return replace(recipe, length=(1 + recipe.length % _MULTIPLES) * multiple) if multiple > 1 else recipe
 
 
@@ -216,14 +226,14 @@ def _formulas(subject: Subject, samples: Sequence[Recording]) -> list[Formula | 
 
 
 def _regardless_of_threads(
-    subject: Subject, level: Level, alike: Sequence[Recording], sizes: Sequence[Formula | None]
+    subject: Subject, level: Level, alike: Sequence[Recording], sizes: Sequence[Formula | None], reading: Reading
 ) -> list[Formula | None]:
     """The sizes that are the same whatever the number of threads, where scratch memory may depend on it."""
-    runs = _Runs(_open(subject, level, threads=_OTHER_THREADS), subject)
+    runs = _Runs(_open(subject, level, threads=_OTHER_THREADS), subject, reading)
     kept = list(sizes)
-    with_one = {sample.extents: sample for sample in alike}
+    recorded = {sample.extents: sample for sample in alike}
     for sample in runs.record(_recipes(len(subject.axes)), _SPARE_SAMPLES):
-        same = with_one.get(sample.extents)
+        same = recorded.get(sample.extents)
         if same is None:
             continue
         if sample.events != same.events:
