@@ -11,6 +11,7 @@ namespace turbo_onnx::arena {
 struct alignas(kAlignment) Heap::Header {
   size_t bytes;   // with this header
   size_t number;  // its class, or kReserved
+  size_t wanted;  // bytes of the class that was asked for, while it is in use
   Header* newer;  // among all that are kept
   Header* older;
   Header* before;  // among those of its class
@@ -56,7 +57,7 @@ size_t Heap::class_bytes(size_t number) {
 Heap::Header* Heap::obtain(size_t number) noexcept {
   const size_t bytes = class_bytes(number);
   void* memory = from_system(bytes);
-  return memory == nullptr ? nullptr : new (memory) Header{bytes, number, nullptr, nullptr, nullptr, nullptr};
+  return memory == nullptr ? nullptr : new (memory) Header{bytes, number, 0, nullptr, nullptr, nullptr, nullptr};
 }
 
 void Heap::give_back(Header* chain) noexcept {
@@ -83,7 +84,7 @@ Heap::Header* Heap::reshape(Header*& chain, size_t number) noexcept {
   if (header == nullptr || header->bytes < kMappedFrom) return nullptr;
   *largest = header->after;
   void* memory = remap_pages(header, header->bytes, class_bytes(number));
-  if (memory != nullptr) return new (memory) Header{class_bytes(number), number, nullptr, nullptr, nullptr, nullptr};
+  if (memory != nullptr) return new (memory) Header{class_bytes(number), number, 0, nullptr, nullptr, nullptr, nullptr};
   header->after = chain;
   chain = header;
   return nullptr;
@@ -99,15 +100,16 @@ void Heap::unlink(Header* header) {
   cached_ -= header->bytes;
 }
 
-// Something kept that is large enough. Where nothing of the class is, large pieces may be up to twice as large: they
-// are there anyway, and all shapes of a model then share what is kept.
+// Something kept that is large enough. Where nothing of the class is, large pieces may be up to twice as large, and
+// larger as long as no more comes into use than lately was: they are there anyway, and all shapes of a model then share
+// what is kept.
 Heap::Header* Heap::take(size_t number) {
   Header* header = kept_[number].first;
   if (header == nullptr && class_bytes(number) >= kMappedFrom) {
-    const size_t last = std::min(number + 7, kClasses - 1);
-    for (size_t other = number + 1; other <= last && header == nullptr; ++other) {
-      if (nonempty_[other / 64] >> other % 64 & 1) header = kept_[other].first;
-    }
+    size_t other = number + 1;
+    while (other < kClasses && (nonempty_[other / 64] >> other % 64 & 1) == 0) ++other;
+    const bool spare = other < kClasses && in_use_ + class_bytes(other) <= recent_peak();
+    if (other <= number + 7 ? other < kClasses : spare) header = kept_[other].first;
   }
   if (header != nullptr) unlink(header);
   return header;
@@ -115,10 +117,12 @@ Heap::Header* Heap::take(size_t number) {
 
 size_t Heap::recent_peak() const { return *std::max_element(peaks_, peaks_ + kWindows); }
 
-void Heap::count_allocation(size_t bytes) {
-  in_use_ += bytes;
+void Heap::count_allocation(Header* header, size_t wanted) {
+  header->wanted = wanted;
+  in_use_ += header->bytes;
+  wanted_ += wanted;
   pass(1);
-  peaks_[window_] = std::max(peaks_[window_], in_use_);
+  peaks_[window_] = std::max(peaks_[window_], wanted_);
 }
 
 // So many allocations have gone by. True where a window has ended.
@@ -127,7 +131,7 @@ bool Heap::pass(unsigned allocations) {
   if (allocations_ < kWindowAllocations) return false;
   allocations_ = 0;
   window_ = (window_ + 1) % kWindows;
-  peaks_[window_] = in_use_;
+  peaks_[window_] = wanted_;
   return true;
 }
 
@@ -162,7 +166,7 @@ void* Heap::allocate(size_t bytes) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     header = take(number);
     if (header != nullptr) {
-      count_allocation(header->bytes);
+      count_allocation(header, fresh);
       if (allocations_ == 0) unneeded = excess(limit(recent_peak()));
     } else {
       unneeded = excess(limit(std::max(recent_peak(), in_use_ + fresh)) - fresh);
@@ -179,7 +183,7 @@ void* Heap::allocate(size_t bytes) noexcept {
   }
   if (header == nullptr) return nullptr;
   const std::lock_guard<std::mutex> lock(mutex_);
-  count_allocation(fresh);
+  count_allocation(header, fresh);
   return header + 1;
 }
 
@@ -194,7 +198,7 @@ void* Heap::reserve(size_t bytes) noexcept {
   if (memory == nullptr) return nullptr;
   const std::lock_guard<std::mutex> lock(mutex_);
   reserved_ += all;
-  return new (memory) Header{all, kReserved, nullptr, nullptr, nullptr, nullptr} + 1;
+  return new (memory) Header{all, kReserved, 0, nullptr, nullptr, nullptr, nullptr} + 1;
 }
 
 void Heap::release(void* memory) noexcept {
@@ -211,6 +215,7 @@ void Heap::release(void* memory) noexcept {
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   in_use_ -= header->bytes;
+  wanted_ -= header->wanted;
   cached_ += header->bytes;
   List& list = kept_[header->number];
   header->before = nullptr;
@@ -229,7 +234,7 @@ void Heap::trim() noexcept {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     chain = excess(0);
-    std::fill(peaks_, peaks_ + kWindows, in_use_);
+    std::fill(peaks_, peaks_ + kWindows, wanted_);
   }
   give_back(chain);
 }

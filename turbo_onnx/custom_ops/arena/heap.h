@@ -59,7 +59,7 @@ class Heap {
   // All of these want the lock.
   Header* take(size_t number);
   size_t recent_peak() const;
-  void count_allocation(size_t bytes);
+  void count_allocation(Header* header, size_t wanted);
   bool pass(unsigned allocations);
   Header* excess(size_t most);
   void unlink(Header* header);
@@ -70,7 +70,8 @@ class Heap {
   Header* newest_ = nullptr;               // all that is kept, by when it was freed
   Header* oldest_ = nullptr;
   size_t in_use_ = 0, cached_ = 0, reserved_ = 0;
-  size_t peaks_[kWindows] = {};  // the most in use during each of the last windows
+  size_t wanted_ = 0;            // as in_use_, had each piece just the size that was asked for
+  size_t peaks_[kWindows] = {};  // the most wanted during each of the last windows
   size_t window_ = 0;
   unsigned allocations_ = 0;  // in this window
 };
