@@ -289,17 +289,18 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
         optimizer.optimize(path, output=tmp_path / "out.onnx")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """A process that can write no file of more than 4 KiB."""
+    """A process that can write no file of more than 4 KiB, the report of these tests included: keep it short."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("external", [False, True])
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_the_old_output_and_nothing_else(tmp_path: Path, external: bool) -> None:
     model = encoder(rows=60)
     old = b"what was there before"
@@ -311,7 +312,7 @@ def test_a_full_disk_leaves_the_old_output_and_nothing_else(tmp_path: Path, exte
     more = read(path)
     table = more.graph.nodes[0].inputs[0]
     table.values = np.ones((600, 8), np.float32)
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"), small_disk():
         more.save(tmp_path / "out.onnx", external)
     assert (tmp_path / "out.onnx").read_bytes() == old
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "out.onnx"]
