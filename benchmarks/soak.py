@@ -283,7 +283,7 @@ def main(
         turbo_onnx.optimize(proto, verify=False).save(model)
         del proto
         session(model, policy, threads=1).run(None, padded_batch(SHORT, VOCABULARY))
-        first = left_over()
+        first, before = left_over(), turbo_onnx.arena_stats()
         service = Service(model, policy, sessions, most_tokens, known)
         start = time.monotonic()
         console.print("MiB when all is quiet; peak: the most in the round")
@@ -298,7 +298,8 @@ def main(
     counts = turbo_onnx.arena_stats()
     console.print(
         f"{service.runs} runs, {service.opened} sessions opened meanwhile, {service.wrong} wrong outputs;"
-        f" {counts.runs_kept} of {counts.runs_announced} runs kept to their plan, {counts.runs_mismatched} mismatched"
+        f" {counts.runs_kept - before.runs_kept} of {counts.runs_announced - before.runs_announced} runs kept to their"
+        f" plan, {counts.runs_mismatched - before.runs_mismatched} mismatched"
     )
     lost = service.close() - first
     console.print(
