@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests.command_line import Run, runner
 from tests.small_models import encoder, feed, save
-from turbo_onnx import __version__, cli, optimizer, pipeline
+from turbo_onnx import __version__, optimizer, pipeline
 from turbo_onnx.memory.plan import METADATA_KEY
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
@@ -28,25 +28,9 @@ def source(tmp_path: Path) -> Path:
     return save(encoder(), tmp_path / "model.onnx")
 
 
-class Outcome:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), printed.out, printed.err)
-
-    return call
+    return runner(capsys)
 
 
 def test_optimize_writes_beside_the_input_and_says_what_it_did(run: Run, source: Path) -> None:

@@ -7,7 +7,6 @@ import mmap
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 import onnx
 import pytest
 
+from tests.command_line import Run, runner
 from tests.memory.plans import packed, padded, plan, variant
 from tests.runtime.test_peak import save
 from tests.small_models import encoder
 from tests.small_models import save as save_model
-from turbo_onnx import cli, optimizer, peak_bytes, plan_report
+from turbo_onnx import optimizer, peak_bytes, plan_report
 from turbo_onnx.memory.capacity import MOST
 from turbo_onnx.sessions import library_available
 
@@ -33,25 +33,9 @@ SIZES = {
 PACKED = packed(STORY, SIZES, outputs="out", orders=["mask hidden wide"])
 
 
-class Outcome:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Run = Callable[..., Outcome]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as caught:
-            cli.main(["plan", *(str(argument) for argument in arguments)])
-        printed = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), printed.out, printed.err)
-
-    return call
+    return runner(capsys, "plan")
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ Plan all exports by hand: `PLANNED_MODELS=all pytest tests/test_planned_models.p
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import onnxruntime as ort
 import pytest
 
 import turbo_onnx
+from tests.arena.counted import counted
 from tests.corpus import CorpusGraph, graphs
 from tests.recorded_models import needs_recorder
 from tests.small_models import encoder
@@ -27,7 +26,7 @@ from turbo_onnx.errors import InputError
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, from_json
 from turbo_onnx.memory.run_layout import Layouts
 from turbo_onnx.model import Model
-from turbo_onnx.runtime.arena import ArenaStats, arena_stats
+from turbo_onnx.runtime.arena import arena_stats
 from turbo_onnx.sessions import Session
 from turbo_onnx.verify import find_layout
 from turbo_onnx.verify_inputs import Feed, InputSpec, Pattern, Recipe, describe, make
@@ -120,21 +119,6 @@ def batches(count: int, seed: int) -> list[Recipe]:
         Recipe(f"batch {i}", batch, length, pattern, past)  # type: ignore[arg-type]
         for i, (pattern, batch, length, past) in enumerate([*corners, *drawn])
     ]
-
-
-class Counted:
-    """What the arena counted; the differences, once the block of the statement is left."""
-
-    stats: ArenaStats
-
-
-@contextmanager
-def counted() -> Iterator[Counted]:
-    result, before = Counted(), arena_stats()
-    yield result
-    gc.collect()
-    pairs = zip(astuple(arena_stats()), astuple(before), strict=True)
-    result.stats = ArenaStats(*(after - then for after, then in pairs))
 
 
 def assert_equal_bits(subject: Session, reference: Session, feed: Feed) -> None:

@@ -10,38 +10,14 @@
 #include <cstdlib>
 #include <initializer_list>
 
+#include "../runtime/ort_client.h"
 #include "custom_ops/arena/stats.h"
-#include "custom_ops/ort/abi.h"
 
-using namespace turbo_onnx::abi;
 namespace arena = turbo_onnx::arena;
-
-struct OrtSession;
-struct OrtRunOptions;
-
-// clang-format off
-constexpr Function<  7, OrtStatus*(const OrtEnv*, const char* path, const OrtSessionOptions*, OrtSession**)> CreateSession{};
-constexpr Function<  9, OrtStatus*(OrtSession*, const OrtRunOptions*, const char* const* inputs, const OrtValue* const* values, size_t, const char* const* outputs, size_t, OrtValue**)> Run{};
-constexpr Function< 10, OrtStatus*(OrtSessionOptions**)> CreateSessionOptions{};
-constexpr Function< 49, OrtStatus*(const OrtMemoryInfo*, void* data, size_t bytes, const int64_t* shape, size_t rank, ElementType, OrtValue**)> CreateTensorWithDataAsOrtValue{};
-constexpr Function< 94, void(OrtMemoryInfo*)> ReleaseMemoryInfo{};
-constexpr Function< 95, void(OrtSession*)> ReleaseSession{};
-constexpr Function< 96, void(OrtValue*)> ReleaseValue{};
-constexpr Function<100, void(OrtSessionOptions*)> ReleaseSessionOptions{};
-constexpr Function<228, OrtStatus*(OrtSessionOptions*, const char* path)> RegisterCustomOpsLibrary_V2{};
-// clang-format on
 
 namespace {
 
 enum class Outlive { kNothing, kSession, kEnvironment };  // what the outputs of a round outlive
-
-const OrtApi* api;
-
-void check(OrtStatus* status) {
-  if (status == nullptr) return;
-  std::fprintf(stderr, "%s\n", GetErrorMessage(api, status));
-  std::exit(1);
-}
 
 void serve(const char* library, const char* model, Outlive outlive) {
   OrtEnv* environment = nullptr;

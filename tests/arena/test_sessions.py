@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import mmap
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import astuple
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tests.arena.counted import counted
 from tests.arena.planned_models import (
     ALLOCATED,
     BEGUN,
@@ -30,7 +29,7 @@ from tests.arena.planned_models import (
 )
 from tests.arena.stacking import offsets_of
 from turbo_onnx import runtime
-from turbo_onnx.runtime.arena import ArenaStats, arena_stats, trim
+from turbo_onnx.runtime.arena import arena_stats, trim
 
 pytestmark = with_allocators
 
@@ -49,21 +48,6 @@ def planned(recorded) -> bytes:
 def reference() -> ort.InferenceSession:
     """On ONNX Runtime's own memory."""
     return session(model(), "off")
-
-
-class Counted:
-    """What the arena counted; the differences, once the block of the statement is left."""
-
-    stats: ArenaStats
-
-
-@contextmanager
-def counted() -> Iterator[Counted]:
-    result, before = Counted(), arena_stats()
-    yield result
-    gc.collect()
-    pairs = zip(astuple(arena_stats()), astuple(before), strict=True)
-    result.stats = ArenaStats(*(after - then for after, then in pairs))
 
 
 def assert_right(subject, reference, n: int, pick: int = 0, seed: int = 0) -> None:

@@ -116,7 +116,6 @@ constexpr Function< 51, OrtStatus*(OrtValue*, void** data)> GetTensorMutableData
 constexpr Function< 60, OrtStatus*(const OrtTensorTypeAndShapeInfo*, ElementType*)> GetTensorElementType{};
 constexpr Function< 61, OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t* rank)> GetDimensionsCount{};
 constexpr Function< 62, OrtStatus*(const OrtTensorTypeAndShapeInfo*, int64_t* dims, size_t rank)> GetDimensions{};
-constexpr Function< 63, OrtStatus*(const OrtTensorTypeAndShapeInfo*, const char* names[], size_t rank)> GetSymbolicDimensions{};
 constexpr Function< 65, OrtStatus*(const OrtValue*, OrtTensorTypeAndShapeInfo**)> GetTensorTypeAndShape{};
 constexpr Function< 69, OrtStatus*(int allocator, int memory, OrtMemoryInfo**)> CreateCpuMemoryInfo{};
 constexpr Function< 85, OrtStatus*(const OrtKernelInfo*, const char* name, float*)> KernelInfoGetAttribute_float{};
@@ -140,7 +139,6 @@ constexpr Function<245, OrtStatus*(const OrtKernelInfo*, const OrtLogger**)> Ker
 constexpr Function<247, OrtStatus*(const OrtLogger*, int severity, const char* message, const char* file, int line, const char* function)> Logger_LogMessage{};
 constexpr Function<249, OrtStatus*(const OrtKernelInfo*, size_t, int* is_constant, const OrtValue**)> KernelInfoGetConstantInput_tensor{};
 constexpr Function<252, OrtStatus*(OrtValue*, size_t index, size_t length, char** string)> GetResizedStringTensorElementBuffer{};
-constexpr Function<271, OrtStatus*(OrtTensorTypeAndShapeInfo*, const char* names[], size_t rank)> SetSymbolicDimensions{};
 constexpr Function<274, OrtStatus*(const OrtKernelContext*, void (*)(void*, size_t), size_t total, size_t batches, void*)> KernelContext_ParallelFor{};
 // clang-format on
 
