@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from turbo_onnx.memory.decision import TreeNode, choose, choose_many
 from turbo_onnx.memory.exact import place_exactly, require_solver
 from turbo_onnx.memory.formula import Formula, IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
@@ -41,7 +42,6 @@ _NEGLIGIBLE = 0.002  # of the lower bound, at one shape
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Comparison = tuple[int, int]
-TreeNode = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,11 @@ class OrderPlan:
 
     def choose(self, sizes: IntArray) -> int:
         """Which order runs of these sizes take: int64 [buffers] to the number of an order."""
-        target = 0 if self.tree else -1
-        while target >= 0:
-            a, b, yes, no = self.tree[target]
-            target = yes if sizes[a] <= sizes[b] else no
-        return -(target + 1)
+        return choose(self.tree, sizes)
 
     def peaks(self, lifetimes: Lifetimes, sizes: IntArray, alignment: int = 64) -> IntArray:
         """How many bytes runs need: sizes int64 [shapes, buffers] to int64 [shapes]."""
-        chosen = np.array([self.choose(row) for row in sizes], np.int64)
+        chosen = choose_many(self.tree, sizes)
         needed = np.zeros(len(sizes), np.int64)
         for number in np.unique(chosen):
             there = chosen == number

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from turbo_onnx.errors import InputError
+from turbo_onnx.memory.decision import choose, choose_many
 from turbo_onnx.memory.formula import Formula
 from turbo_onnx.memory.lifetimes import Lifetimes, rounded_up
 from turbo_onnx.memory.placement import stack, stack_one
@@ -221,7 +222,7 @@ class _Prepared:
         sizes, too_large = self._evaluate_many(values)
         planned = sizes[:, self.planned_formulas]
         peak = np.zeros(len(values), np.int64)
-        taken = self._orders_taken(sizes)
+        taken = choose_many(self.tree, sizes)
         for number in np.unique(taken) if len(self.planned) else ():
             at = taken == number
             tops = stack(self.planned_lifetimes, self.orders[number], planned[at], self.alignment)
@@ -234,21 +235,10 @@ class _Prepared:
 
     def _stack_one(self, by_formula: Sequence[int]) -> tuple[int, list[int], int]:
         """The order's number, the offsets of the planned buffers, and the bytes of the block."""
-        target = 0 if self.tree else -1
-        while target >= 0:
-            a, b, yes, no = self.tree[target]
-            target = yes if by_formula[a] <= by_formula[b] else no
-        order = -(target + 1)
+        order = choose(self.tree, by_formula)
         rounded = [-(-by_formula[number] // self.alignment) * self.alignment for number in self.planned_formulas]
         offsets = stack_one(self.planned_lifetimes, self.orders[order], rounded)
         return order, offsets, max(map(int.__add__, offsets, rounded), default=0)
-
-    def _orders_taken(self, sizes: IntArray) -> IntArray:
-        """The number of each shape's order, int64 [shapes], for the formulas' values [shapes, formulas]."""
-        target = np.full(len(sizes), 0 if self.tree else -1, np.int64)
-        for node, (a, b, yes, no) in enumerate(self.tree):  # nodes only point to later ones
-            target = np.where(target == node, np.where(sizes[:, a] <= sizes[:, b], yes, no), target)
-        return -(target + 1)
 
     def _evaluate(self, values: Sequence[int]) -> list[int]:
         found = [formula.evaluate(values) for formula in self.formulas]
