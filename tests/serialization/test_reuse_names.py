@@ -1,19 +1,22 @@
-"""A planned model's sizes have names by which ONNX Runtime reuses memory in place, and nowhere else."""
+"""A written model's sizes have names by which ONNX Runtime reuses memory in place, and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.parser
 import onnx_graphsurgeon as gs
+import onnxruntime as ort
 import pytest
 
 from tests.passes.support import graph, parse
 from tests.recorded_models import needs_recorder
 from turbo_onnx import shapes
 from turbo_onnx.custom_ops.begin_run import BEGIN_RUN, PLAN_DOMAIN
+from turbo_onnx.graph import subgraphs
 from turbo_onnx.model import Model
 from turbo_onnx.passes.plan_memory import begin_runs
 from turbo_onnx.recording import record
@@ -127,18 +130,50 @@ def test_scalars_have_no_names_and_new_names_are_not_the_models() -> None:
     assert found["a"][0] != "size_0_0"
 
 
-def test_only_planned_models_are_written_with_these_names() -> None:
+def test_every_model_is_written_with_these_names_and_inputs_and_outputs_keep_theirs() -> None:
     model = small(MIXED)
-    plain = {value.name: value for value in model.to_proto().graph.value_info}
+    shapes_of = {value.name: value.type.tensor_type.shape for value in model.to_proto().graph.value_info}
+    assert "N" not in {shape.dim[0].dim_param for shape in shapes_of.values()}
     begin_runs(model)
-    planned = {value.name: value for value in model.to_proto().graph.value_info}
-    dim = [value["d"].type.tensor_type.shape.dim[0].dim_param for value in (plain, planned)]
-    assert dim[0] == "N"
-    assert dim[1] != "N"
     proto = model.to_proto()
     onnx.checker.check_model(proto)
     assert [d.dim_param for d in proto.graph.input[0].type.tensor_type.shape.dim] == ["N", ""]
     assert [d.dim_param for d in proto.graph.output[0].type.tensor_type.shape.dim] == ["N", ""]
+
+
+def test_intermediates_of_subgraphs_have_names_of_their_own() -> None:
+    model = small(
+        """g (bool yes, float[N,4] x) => (float[N,4] y) {
+            a = Exp(x)
+            y = If(yes) <
+                then_branch = one () => (float[N,4] r) { b = Exp(a) c = Relu(b) r = Neg(c) },
+                else_branch = two () => (float[N,4] s) { d = Exp(a) s = Neg(d) }
+            >
+        }"""
+    )
+    given = {t.name: shape for t in tensors(model.graph) if (shape := reuse_names(model.graph).get(id(t))) is not None}
+    assert set(given) == {"a", "b", "c", "d"}
+    assert given["b"] == given["c"]
+    assert len({given[name][0] for name in "abd"}) == 3
+
+
+def tensors(graph: gs.Graph) -> Iterator[gs.Variable]:
+    for node in graph.nodes:
+        yield from node.outputs
+        for inner in subgraphs(node):
+            yield from tensors(inner)
+
+
+def test_a_size_that_was_taken_for_another_costs_memory_and_not_the_run() -> None:
+    model = small(
+        "g (float[N,4] x, float[M,4] z) => (float[P,4] y) { a = Exp(x) b = Add(a, z) c = Exp(b) y = Add(c, b) }"
+    )
+    for node in model.graph.nodes[:-1]:
+        assert node.outputs[0].shape[0] == "N"  # what inference takes an addition's result to be
+    session = ort.InferenceSession(model.to_proto().SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": np.zeros((1, 4), np.float32), "z": np.zeros((3, 4), np.float32)})
+    assert np.allclose(y, np.exp(1) + 1)
+    assert y.shape == (3, 4)
 
 
 def allocations(model: Model, path: Path, rows: int = 3) -> tuple[int, ...]:

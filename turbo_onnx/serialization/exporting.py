@@ -16,7 +16,6 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.ir.node import Node
 
-from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.graph import subgraphs
 from turbo_onnx.serialization.importing import KeptNode
 from turbo_onnx.serialization.reuse_names import reuse_names
@@ -55,8 +54,7 @@ class _Exporter:
         self.constants: dict[int, gs.Constant] = {}
         self.same: dict[tuple[object, ...], gs.Constant] = {}
         self.taken: dict[str, int] = {}
-        planned = any(node.domain == PLAN_DOMAIN for node in graph.nodes)
-        self.renamed = reuse_names(graph) if planned else {}
+        self.shapes = reuse_names(graph)
 
     def run(self) -> Exported:
         self._take_names(self.root)
@@ -144,7 +142,7 @@ class _Exporter:
             return odd[name]
         if tensor.dtype is None:
             return onnx.ValueInfoProto(name=name)
-        shape = None if tensor.shape is None else self.renamed.get(id(tensor)) or named_shape(tensor.shape, name)
+        shape = None if tensor.shape is None else self.shapes.get(id(tensor)) or named_shape(tensor.shape, name)
         return helper.make_tensor_value_info(name, element_type(tensor.dtype), shape)
 
     def _node(self, node: gs.Node) -> onnx.NodeProto:

@@ -1,16 +1,17 @@
-"""How a planned model calls the sizes of its intermediates: so that ONNX Runtime reuses memory in place, and only so.
+"""How a written model calls the sizes of its intermediates: so that ONNX Runtime reuses memory in place, and only so.
 
-The runtime lets one tensor take another's memory where their shapes are equal by name. Where it does so for tensors
-that only happen to be of equal shape, a buffer stays alive from the first of them to the last, and a plan has less to
-choose from. So every intermediate has names of its own, but for what an operator may compute in place: that shares the
-names of the operand whose memory it takes.
+The runtime lets one tensor take another's memory where their shapes are equal by name. That is wrong where names are:
+an exporter's, or ours where one input is broadcast to another that is larger. Such a run fails, though the original's
+does not. And where tensors only happen to be of equal shape, a buffer stays alive from the first of them to the last,
+and a memory plan has less to choose from. So every intermediate has names of its own, but for what an operator may
+compute in place: that shares the names of the operand whose memory it takes, as it has the operand's shape in any run.
 """
 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Tensor
+from turbo_onnx.graph import Tensor, subgraphs
 
 _IN_PLACE = {
     *("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Clip", "Sigmoid", "HardSigmoid", "Tanh"),
@@ -23,17 +24,25 @@ memory, which is then kept until there is one."""
 
 
 def reuse_names(graph: gs.Graph) -> dict[int, list[int | str]]:
-    """The shapes to write for a graph's intermediates, by the tensor's identity; those of unknown rank are left out."""
-    fixed = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
+    """The shapes to write for the intermediates of a graph and of its subgraphs, by the tensor's identity.
+
+    Those of unknown rank are left out, and so are inputs and outputs, whose names are the model's.
+    """
     shapes: dict[int, list[int | str]] = {}
-    for node in graph.nodes:
-        for output in node.outputs:
-            if output.shape is None or not output.name:
-                continue
-            operand = _overwritten(node, output, fixed)
-            shapes[id(output)] = (
-                shapes[id(operand)] if operand is not None and id(operand) in shapes else _own(output, len(shapes))
-            )
+    stack = [graph]
+    fixed: set[int] = set()
+    while stack:
+        here = stack.pop()
+        fixed |= {id(tensor) for tensor in (*here.inputs, *here.outputs)}
+        for node in here.nodes:
+            stack.extend(subgraphs(node))
+            for output in node.outputs:
+                if output.shape is None or not output.name:
+                    continue
+                operand = _overwritten(node, output, fixed)
+                shapes[id(output)] = (
+                    shapes[id(operand)] if operand is not None and id(operand) in shapes else _own(output, len(shapes))
+                )
     return {identity: shape for identity, shape in shapes.items() if identity not in fixed}
 
 
