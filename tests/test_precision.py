@@ -29,7 +29,7 @@ from turbo_onnx.emulation import emulated, runnable_on_cpu
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.inspection import inspect
 from turbo_onnx.model import Model
-from turbo_onnx.options import Options
+from turbo_onnx.options import Options, Packing
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.precision import HALF_TYPES, Precision
@@ -66,11 +66,11 @@ class Converted:
     expected: dict[str, np.ndarray]
 
 
-def convert(export: CorpusGraph, precision: Precision) -> Converted:
+def convert(export: CorpusGraph, precision: Precision, options: Options | None = None) -> Converted:
     model = Model.from_proto(export.load())
     specs = describe(model)
     expected = run(export.load().SerializeToString(), export.inputs, library=False, optimizations=False)
-    pipeline.run(model, pipeline.select(Options()))
+    pipeline.run(model, pipeline.select(options or Options()))
     measure = partial(magnitudes, samples=Samples(specs))
     (report,) = pipeline.run(model, [ConvertPrecision(precision, measure)], checks=True)
     return Converted(export, model, report, expected)
@@ -129,13 +129,29 @@ def test_exports_in_bfloat16_compute_the_same_as_emulated(export: CorpusGraph) -
         check_within(converted, outputs(path, export.inputs), "bf16")
 
 
-def test_attention_with_a_bias_beyond_the_range_stays_and_says_so() -> None:
-    (export,) = (item for item in EXPORTS if item.name == "mpnet-tiny__ts17")
-    converted = convert(export, "fp16")
-    attention = [node for node in converted.model.graph.nodes if node.op == "VarlenAttention"]
-    assert {np.dtype(node.outputs[0].dtype).name for node in attention} == {"float32"}
-    kept = {rejection.node: rejection.sentence for rejection in converted.report.rejected}
-    assert all("reaches 3.403e+38" in kept[node.name] for node in attention)
+@pytest.mark.parametrize(
+    ("name", "precision", "packing"),
+    [
+        ("mpnet-tiny__ts17", "bf16", "auto"),
+        ("t5-encoder-tiny__ts17", "fp16", "auto"),
+        ("t5-encoder-tiny__dy20", "bf16", "auto"),
+        ("bert-tiny-eager-hf4__ts17", "fp16", "off"),
+    ],
+)
+def test_attention_with_a_bias_beyond_the_range_and_all_products_compute_in_half_precision(
+    name: str, precision: Precision, packing: Packing
+) -> None:
+    (export,) = (item for item in graphs() if item.name == name)
+    converted = convert(export, precision, Options(packing=packing))
+    nodes = converted.model.graph.nodes
+    attention = [node for node in nodes if node.op == "VarlenAttention"]
+    products = [node for node in nodes if node.op in ("MatMul", "Gemm")]
+    half = HALF_TYPES[precision].dtype
+    assert attention
+    assert {np.dtype(node.outputs[0].dtype) for node in [*attention, *products]} == {half}
+    assert {np.dtype(node.inputs[5].dtype).name for node in attention} == {"float32"}
+    with runnable_on_cpu(converted.model, converted.model.to_proto().SerializeToString()) as path:
+        check_within(converted, outputs(path, export.inputs), precision)
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------

@@ -79,7 +79,10 @@ def use_of(case: Case, element: str = "float32") -> Use:
     """What the optimizer would know of the node: widths and the shapes of weights, but not how many rows there are."""
     declared = spec(case.operator)
     named = dict(case.feeds) | dict(zip((o.name for o in declared.outputs), case.expected(), strict=False))
-    types = {name: element if array.dtype == np.float32 else array.dtype.name for name, array in named.items()}
+    types = {
+        name: element if array.dtype == np.float32 and name not in case.in_float32 else array.dtype.name
+        for name, array in named.items()
+    }
     shapes = {name: _known_shape(case.operator, name, array) for name, array in named.items()}
     return Use(case.operator, types, shapes, case.complete_attributes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda.variant import Use
@@ -74,5 +75,8 @@ def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:
         yield use("VarlenAttention", element, whole | bias, **facts)
         yield use("VarlenAttention", element, whole, **facts)
     facts = {"num_heads": heads, "scale": size**-0.5}
-    yield use("VarlenAttention", element, parts | {"attention_bias": ("B", 1, 1, "L")}, **facts)
+    mask = use("VarlenAttention", element, parts | {"attention_bias": ("B", 1, 1, "L")}, **facts)
+    yield mask
+    if element != "float32":
+        yield replace(mask, types={**mask.types, "attention_bias": element})
     yield use("VarlenAttention", element, parts, **facts, guard=1)

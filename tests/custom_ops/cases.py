@@ -18,7 +18,7 @@ WIDTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64
 ROWS = st.sampled_from([0, 1, 2, 3, 5, 17, 200])
 LEADING = st.one_of(st.tuples(ROWS), st.tuples(st.integers(0, 3), st.integers(0, 5)))
 SEEDS = st.integers(0, 2**32 - 1)
-MASK_TYPES = ("int64", "int32", "bool", "float32")
+MASK_TYPES = ("int64", "int32", "bool", "float32", "float64")
 ROW_TYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -44,7 +44,8 @@ def random_mask(draw: Draw, random: np.random.Generator) -> Array:
 
 def remove_padding(draw: Draw) -> Case:
     mask = random_mask(draw, np.random.default_rng(draw(SEEDS)))
-    return Case("RemovePadding", [mask.astype(draw(st.sampled_from(MASK_TYPES)))], outputs=4)
+    mask = mask.astype(draw(st.sampled_from(MASK_TYPES)))
+    return Case("RemovePadding", [mask], {"binary_input": draw(st.sampled_from(["", "mask"]))}, outputs=4)
 
 
 def restore_padding(draw: Draw) -> Case:
@@ -90,6 +91,25 @@ def bias_gelu(draw: Draw) -> Case:
 
 
 def varlen_attention(draw: Draw) -> Case:
+    return dense_attention(draw) if draw(st.booleans()) else packed_attention(draw)
+
+
+def dense_attention(draw: Draw) -> Case:
+    """Attention over a batch with a bias that hides some keys, from some queries all, and stays in float32."""
+    random = np.random.default_rng(draw(SEEDS))
+    heads, size = draw(st.integers(1, 3)), draw(st.sampled_from([3, 8, 16]))
+    batch, queries, keys = draw(st.integers(0, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    shape = [draw(st.sampled_from([1, full])) for full in (batch, heads, queries, keys)]
+    hidden = random.random(shape) < draw(st.sampled_from([0.0, 0.5, 0.9]))
+    bias = np.where(hidden, np.finfo(np.float32).min, 3 * normal(random, *shape))
+    width, value_width = heads * size, heads * draw(st.sampled_from([size, 5]))
+    rows = [normal(random, batch, queries, width), normal(random, batch, keys, width)]
+    inputs = [*rows, normal(random, batch, keys, value_width), None, None, bias]
+    attributes = {"num_heads": heads, "scale": size**-0.5}
+    return Case("VarlenAttention", inputs, attributes, in_float32=frozenset(["attention_bias"]))
+
+
+def packed_attention(draw: Draw) -> Case:
     random = np.random.default_rng(draw(SEEDS))
     heads, size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 8, 16, 20]))
     lengths = draw(st.lists(st.integers(0, 9), max_size=4))

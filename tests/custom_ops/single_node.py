@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,21 @@ SMALLEST_IR_VERSION = 8
 
 @dataclass
 class Case:
-    """One use of an operator: its inputs with None for absent ones, attributes, and which outputs are asked for."""
+    """One use of an operator: its inputs with None for absent ones, attributes, and which outputs are asked for.
+
+    `in_float32` are the operands that stay so when the others are stored in another element type.
+    """
 
     operator: str
     inputs: Sequence[Array | None]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
+    in_float32: frozenset[str] = frozenset()
+
+    @property
+    def floats(self) -> set[str]:
+        """The inputs that another element type is for."""
+        return {name for name, value in self.feeds.items() if value.dtype == np.float32} - self.in_float32
 
     @property
     def feeds(self) -> dict[str, Array]:
@@ -62,14 +71,12 @@ def model(case: Case, opset: int = 17) -> onnx.ModelProto:
 
 def rounded(case: Case, element: int) -> Case:
     """The case with the float32 values that are left when they are stored in the ONNX element type."""
-    inputs = [_rounded(value, element) for value in case.inputs]
-    return Case(case.operator, inputs, case.attributes, case.outputs)
-
-
-def _rounded(value: Array | None, element: int) -> Array | None:
-    if value is None or value.dtype != np.float32:
-        return value
-    return value.astype(helper.tensor_dtype_to_np_dtype(element)).astype(np.float32)
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    inputs = [
+        value.astype(dtype).astype(np.float32) if value is not None and operand.name in case.floats else value
+        for operand, value in zip(spec(case.operator).inputs, case.inputs, strict=False)
+    ]
+    return replace(case, inputs=inputs)
 
 
 def with_archive(case: Case, kernels: onnx.TensorProto) -> onnx.ModelProto:
@@ -92,7 +99,7 @@ def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.M
     proto = with_archive(case, kernels)
     (node,) = proto.graph.node
     if element != TensorProto.FLOAT:
-        floats = [name for name, value in case.feeds.items() if value.dtype == np.float32]
+        floats = sorted(case.floats)
         outputs = [n for n, value in zip(node.output, case.expected(), strict=False) if value.dtype == np.float32]
         before = [helper.make_node("Cast", [name], [f"{name}_half"], to=element) for name in floats]
         after = [helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT) for name in outputs]

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime as ort
 import pytest
 from onnx import helper
 
-from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel
+from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel, model
 from turbo_onnx import runtime
 from turbo_onnx.custom_ops import SPECS, functions
 from turbo_onnx.custom_ops.specification import DOMAIN
@@ -172,6 +173,27 @@ def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
     case = packed([40], 16, scale=300.0)
     assert np.isfinite(by_kernel(case)[0]).all()
     assert_equal(by_kernel(case), case.expected(), 2e-4)  # a score of 5,000 has itself an error of 3e-4
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_definition_in_float16_scales_before_products_are_beyond_its_range(biased: bool) -> None:
+    """A bias may be in float32, with numbers that float16 does not hold."""
+    bias = np.zeros((1, 1, 1, 20), np.float32)
+    bias[..., 10:] = np.finfo(np.float32).min
+    case = dense(1, 5, 20, size=64, heads=1, bias=bias if biased else None)
+    for array in case.inputs[:2]:
+        array[:] = 64.0
+    half = [array if i == 5 or array is None else array.astype(np.float16) for i, array in enumerate(case.inputs)]
+    proto = onnx.inliner.inline_local_functions(model(Case(case.operator, half, case.attributes)))
+    products = [node.output[0] for node in proto.graph.node if node.op_type == "MatMul"]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in products)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    output, *seen = session.run(
+        None, dict(zip(case.feeds, [array for array in half if array is not None], strict=True))
+    )
+    assert {array.dtype for array in (output, *seen)} == {np.dtype(np.float16)}
+    assert all(np.isfinite(array).all() for array in seen)
+    np.testing.assert_allclose(output, case.expected()[0], atol=2e-3)
 
 
 def test_a_negative_scale() -> None:

@@ -156,6 +156,28 @@ def test_operands_of_different_types_run_by_the_body(compiled: Compiler) -> None
     assert report.rejected[0].sentence == "bias is float16, and other operands are float32"
 
 
+@pytest.mark.parametrize(
+    ("bias", "sentence"),
+    [
+        (np.float16, None),
+        (np.float32, None),
+        (np.float64, "attention_bias is float64, and CUDA kernels take float32 or float16 or bfloat16"),
+        (TensorProto.BFLOAT16, "attention_bias is bfloat16, and must be float16 or float32"),
+    ],
+)
+def test_an_attention_bias_is_of_the_others_type_or_float32(bias: object, sentence: str | None) -> None:
+    query, output = (gs.Variable(name, np.float16, ("B", "S", 12)) for name in ("query", "output"))
+    added = gs.Variable("added", bias, ("B", 1, 1, "S"))
+    empty = gs.Variable.empty()
+    node = gs.Node("VarlenAttention", domain=DOMAIN, inputs=[query, empty, empty, empty, empty, added])
+    node.outputs = [output]
+    if sentence is None:
+        assert use_of(node).types["attention_bias"] == np.dtype(bias).name  # type: ignore[call-overload]
+    else:
+        with pytest.raises(Reject, match=sentence):
+            use_of(node)
+
+
 def test_nodes_inside_branches_have_kernels_too(compiled: Compiler) -> None:
     def branch(output: str) -> onnx.GraphProto:
         value = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 4])

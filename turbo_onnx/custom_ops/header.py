@@ -6,7 +6,6 @@ building the package must not need onnx; a test fails when it is stale.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -102,8 +101,7 @@ def _characteristics(operands: tuple[Operand, ...]) -> str:
 
 def _rows(spec: OperatorSpec, types: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """The types of all inputs and outputs, for each choice that a kernel takes, a line each."""
-    for choice in itertools.product(*types.values()):
-        bound = dict(zip(types, choice, strict=True))
+    for bound in spec.choices(types):
         row = (bound.get(operand.type, operand.type) for operand in (*spec.inputs, *spec.outputs))
         yield f"      {{{', '.join(f'abi::{_ELEMENT_TYPES[element]}' for element in row)}}},"
 

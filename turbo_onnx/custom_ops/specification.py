@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,8 @@ class OperatorSpec:
         inputs, outputs, attributes: the signature.
         types: for each type variable the ONNX types it may take, such as "tensor(float)".
         kernel_types: the types for which the library has a CPU kernel, as ONNX type strings, per type variable.
+        or_float32: type variables that are either another one's type or float32: {"TBias": "T"}. Schemas cannot say so,
+            but only such choices have kernels.
         body: makes the ONNX function that defines the operator for one kind of node: (standard opset version, 11 or
             newer; names of the optional operands that the node has; the node's attributes, defaults filled in). It
             lists every input, output and attribute of the signature, whether present or not. A model needs one
@@ -106,8 +109,16 @@ class OperatorSpec:
     body: Callable[[int, frozenset[str], Attributes], onnx.FunctionProto]
     reference: Callable[[Sequence[Array | None], Attributes], tuple[Array, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
+    or_float32: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cuda_types(self) -> Mapping[str, tuple[str, ...]]:
         """The types for which there is a CUDA kernel: those of the CPU, and half precision beside float32."""
         return {name: HALF_TYPES if types == HALF_TYPES[:1] else types for name, types in self.kernel_types.items()}
+
+    def choices(self, types: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, str]]:
+        """Every choice of a type for each variable, of those in `types`, that the operator is defined for."""
+        for choice in itertools.product(*types.values()):
+            bound = dict(zip(types, choice, strict=True))
+            if all(bound[one] in (bound[other], "tensor(float)") for one, other in self.or_float32.items()):
+                yield bound

@@ -141,6 +141,9 @@ def _require_types(spec: OperatorSpec, types: Mapping[str, str]) -> None:
             raise Reject("{} is {}, and CUDA kernels take {}", operand.name, element, " or ".join(taken))
         if bound.setdefault(operand.type, element) != element:
             raise Reject("{} is {}, and other operands are {}", operand.name, element, bound[operand.type])
+        narrow = bound.get(spec.or_float32.get(operand.type, ""))
+        if narrow is not None and element not in (narrow, "float32"):
+            raise Reject("{} is {}, and must be {} or float32", operand.name, element, narrow)
 
 
 def _shape(tensor: Tensor) -> tuple[int | str, ...] | None:

@@ -7,6 +7,9 @@ Every node that may (`precision_rules`) does, except
   underflow than rounding would take from it anyway;
 - those that read or give a tensor which is too large for it on the inputs of the calibration;
 - those that would only gain by being next to one that gains, and are not.
+
+Where the node takes such a constant or tensor in float32 beside its other operands in half precision, as attention does
+its bias, only that operand stays.
 """
 
 from __future__ import annotations
@@ -50,14 +53,15 @@ class Plan:
         model: with the types of all tensors inferred; it is not changed.
         half: the type.
         measure: how the range of the tensors is learnt.
+        margin: how many times the largest number of a tensor has to fit.
 
     Attributes:
         chosen: the operands in half precision of each node that computes in it, by the node's identity.
         kept: the others that compute floating-point numbers, each with the reason.
     """
 
-    def __init__(self, model: Model, half: HalfType, measure: Measure) -> None:
-        self.model, self.half = model, half
+    def __init__(self, model: Model, half: HalfType, measure: Measure, margin: float = MARGIN) -> None:
+        self.model, self.half, self.margin = model, half, margin
         self.nodes: list[gs.Node] = list(model.graph.nodes)
         self.chosen: dict[int, Operands] = {}
         self.kept: list[tuple[gs.Node, str]] = []
@@ -76,6 +80,12 @@ class Plan:
         operands = self.chosen[id(node)]
         yield from (node.inputs[index] for index in operands.inputs)
         yield from (node.outputs[index] for index in operands.outputs)
+
+    def _let_stay(self, node: gs.Node, is_unfit: Callable[[Tensor], bool]) -> None:
+        """Leave inputs in float32 that do not fit, where the node takes them so."""
+        operands = self.chosen[id(node)]
+        stay = [index for index in operands.inputs if index in operands.may_stay and is_unfit(node.inputs[index])]
+        self.chosen[id(node)] = operands.without(stay)
 
     def _candidates(self) -> list[gs.Node]:
         return [node for node in self.nodes if id(node) in self.chosen]
@@ -115,6 +125,7 @@ class Plan:
 
     def _drop_constants(self) -> None:
         for node in self._candidates():
+            self._let_stay(node, lambda tensor: isinstance(tensor, gs.Constant) and self._unfit(tensor) is not None)
             operands = [tensor for tensor in self.tensors_of(node) if isinstance(tensor, gs.Constant)]
             why = next(filter(None, map(self._unfit, operands)), None)
             if why is not None:
@@ -136,8 +147,9 @@ class Plan:
             if isinstance(tensor, gs.Variable)
         }
         found = measure(self.model, list(tensors.values()))
-        limit = self.half.largest / MARGIN
+        limit = self.half.largest / self.margin
         for node in candidates:
+            self._let_stay(node, lambda tensor: found.get(tensor.name, 0.0) > limit)
             largest = max(self.tensors_of(node), key=lambda tensor: found.get(tensor.name, 0.0))
             if found.get(largest.name, 0.0) > limit:
                 self._drop(

@@ -12,8 +12,8 @@ at the model's opset has to allow the type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import onnx
@@ -40,11 +40,17 @@ class Operands:
     Attributes:
         inputs, outputs: indices.
         role: whether the node is reason enough for casts.
+        may_stay: those of the inputs that the node also takes in float32 beside the others in half precision.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     role: Role
+    may_stay: frozenset[int] = frozenset()
+
+    def without(self, inputs: Collection[int]) -> Operands:
+        """The same but for some inputs, which stay in float32."""
+        return replace(self, inputs=tuple(index for index in self.inputs if index not in inputs))
 
 
 _GAINS = "MatMul Gemm Conv Einsum LayerNormalization Gelu".split()
@@ -94,9 +100,10 @@ def half_operands(node: gs.Node, opset: int, half: HalfType) -> Operands:
         variable = spec.outputs[0].type
         if half.onnx_type not in spec.types[variable]:
             raise Reject("{} is not defined in {}", node.op, half.name)
-        inputs = [i for i, operand in enumerate(spec.inputs) if operand.type == variable]
+        may_stay = [i for i, operand in enumerate(spec.inputs) if spec.or_float32.get(operand.type) == variable]
+        inputs = [i for i, operand in enumerate(spec.inputs) if operand.type == variable or i in may_stay]
         outputs = [i for i, operand in enumerate(spec.outputs) if operand.type == variable]
-        return _present(node, inputs, outputs, OURS[node.op])
+        return replace(_present(node, inputs, outputs, OURS[node.op]), may_stay=frozenset(may_stay))
     raise Reject("{} of domain {} is not known to be right in half precision", node.op, node.domain)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ class CaseOnDevice(Case):
         query = self.inputs[0]
         assert query is not None
         return [np.zeros(query.shape, np.float32)]
+
+
+def in_float32(case: Case, operand: str) -> Case:
+    """The case with an operand that stays in float32 in half precision."""
+    return replace(case, in_float32=frozenset([operand]))
 
 
 def check(case: Case) -> None:
@@ -106,6 +112,18 @@ def test_an_attention_bias_of_half_precision(element: str) -> None:
     case = rounded(dense(2, 130, 70, bias=3 * normal(2, 1, 130, 70)), ELEMENTS[element])
     (actual,), (expected,) = by_device(case, element), case.expected()
     np.testing.assert_allclose(actual, expected, atol=2 * UNITS[element] * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16"])
+def test_a_bias_in_float32_beside_half_precision_keeps_numbers_that_this_does_not_hold(element: str) -> None:
+    """Between keys that differ by little, and where all keys of a query are hidden: then they weigh alike."""
+    bias = 1000 + 3 * normal(2, 1, 130, 70)
+    bias[:, :, 4] = np.finfo(np.float32).min
+    bias[:, :, 5:9, ::2] = np.finfo(np.float32).min
+    case = rounded(in_float32(dense(2, 130, 70, bias=bias), "attention_bias"), ELEMENTS[element])
+    (actual,), (expected,) = by_device(case, element), case.expected()
+    np.testing.assert_allclose(actual, expected, atol=2 * UNITS[element] * np.abs(expected).max())
+    np.testing.assert_allclose(actual[0, 4], case.inputs[2][0].mean(axis=0), atol=2 * UNITS[element])
 
 
 @pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min, -1e4])

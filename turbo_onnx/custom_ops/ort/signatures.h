@@ -197,7 +197,9 @@ struct VarlenAttention {
   };
   static constexpr abi::ElementType cuda_types[][7] = {
       {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat, abi::kFloat16},
       {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat16, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kFloat, abi::kBFloat16},
       {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kBFloat16, abi::kBFloat16},
   };
   static constexpr bool widens = true;

@@ -6,20 +6,19 @@ rows of tokens are gathered back.
 
 from __future__ import annotations
 
-from turbo_onnx.custom_ops.bodies import number
+from turbo_onnx.custom_ops.bodies import CAST_LIKE_OPSET, number
 from turbo_onnx.custom_ops.functions import float_attribute
 from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
 from turbo_onnx.custom_ops.specification import Attributes
 
-_CAST_LIKE_OPSET = 15
-
 
 def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> str:
     """The nodes of the function for one form of the operator."""
-    packed = "cu_seqlens" in present
+    packed, biased = "cu_seqlens" in present, "attention_bias" in present
+    like = "attention_bias" if biased else "query"
     parts = [
         _scale(opset),
-        number(opset, "lowest", float("-inf"), "query"),
+        number(opset, "lowest", float("-inf"), like),
         constants(),
         f"heads = Constant <value = int64[1] {{{int(attributes['num_heads'])}}}> ()\n",
         "three = Constant <value = int64[1] {3}> ()\n",
@@ -28,8 +27,8 @@ def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> st
         _scores(),
     ]
     scores = "scores"
-    if "attention_bias" in present:
-        parts.append(f"biased = Add ({scores}, attention_bias)\n")
+    if biased:
+        parts.append(f"{_cast_like(opset, 'wide', scores, like)}biased = Add (wide, attention_bias)\n")
         scores = "biased"
     if int(attributes["causal"]):
         parts.append(_causal(scores, "causal_scores"))
@@ -40,9 +39,12 @@ def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> st
     weights = "weights"
     parts.append(f"weights = Softmax <axis = -1> ({scores})\n")
     if int(attributes["guard"]):
-        parts.append(f"{number(opset, 'nought', 0.0, 'query')}undefined = IsNaN (weights)\n")
+        parts.append(f"{number(opset, 'nought', 0.0, like)}undefined = IsNaN (weights)\n")
         parts.append("guarded = Where (undefined, nought, weights)\n")
         weights = "guarded"
+    if biased:
+        parts.append(_cast_like(opset, "narrow", weights, "query"))
+        weights = "narrow"
     parts.append(_weighted_sum(weights, "rows" if packed else "output"))
     if packed:
         parts.append(_unpad())
@@ -50,9 +52,15 @@ def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> st
 
 
 def _scale(opset: int) -> str:
-    if opset < _CAST_LIKE_OPSET:
+    if opset < CAST_LIKE_OPSET:
         return float_attribute(opset, "scale", "factor")
     return f"{float_attribute(opset, 'scale', 'factor_float')}factor = CastLike (factor_float, query)\n"
+
+
+def _cast_like(opset: int, output: str, x: str, like: str) -> str:
+    """`output` = `x` in the type of the tensor `like`; below opset 15 all is float32."""
+    cast = f"CastLike ({x}, {like})" if opset >= CAST_LIKE_OPSET else f"Identity ({x})"
+    return f"{output} = {cast}\n"
 
 
 def _projections(separate: bool, bias: bool) -> str:
@@ -123,8 +131,8 @@ def _scores() -> str:
         q_by_head = Transpose <perm = [0, 2, 1, 3]> (q_by_row)
         k_by_head = Transpose <perm = [0, 2, 3, 1]> (k_by_row)
         v_by_head = Transpose <perm = [0, 2, 1, 3]> (v_by_row)
-        products = MatMul (q_by_head, k_by_head)
-        scores = Mul (products, factor)
+        q_scaled = Mul (q_by_head, factor)
+        scores = MatMul (q_scaled, k_by_head)
     """
 
 

@@ -28,6 +28,7 @@ class CudaVarlenAttention {
     char* output = context.output<char>(Out::output, operands.output);
     const auto key = cuda::Key("varlen_attention")
                          .type(operands.query.type)
+                         .type(bias ? bias.type : operands.query.type)
                          .value("heads", heads_)
                          .value("head", operands.head_size)
                          .value("value", operands.value_head_size)

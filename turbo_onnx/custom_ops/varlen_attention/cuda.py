@@ -64,9 +64,10 @@ def variants(use: Use, capability: int) -> list[Variant]:
         "bias": use.has("bias"),
         "attention_bias": use.has("attention_bias"),
     }
+    elements = use.types["query"], use.types.get("attention_bias", use.types["query"])
     ways = itertools.product(_by_query(use), _by_key(use)) if flags["attention_bias"] else [(False, False)]
     return [
-        _variant(use.types["query"], capability, sizes, flags | {"bias_by_query": by_query, "bias_by_key": by_key})
+        _variant(elements, capability, sizes, flags | {"bias_by_query": by_query, "bias_by_key": by_key})
         for by_query, by_key in ways
     ]
 
@@ -87,16 +88,21 @@ def _by_key(use: Use) -> list[bool]:
     return [False, True] if bias[3] == 1 or isinstance(bias[3], str) else [True]
 
 
-def _variant(element: str, capability: int, sizes: Mapping[str, int], flags: Mapping[str, bool]) -> Variant:
+def _variant(
+    elements: tuple[str, str], capability: int, sizes: Mapping[str, int], flags: Mapping[str, bool]
+) -> Variant:
+    """The kernel for these types of the rows and of the attention bias."""
+    element, of_bias = elements
     block_head, block_value = (max(power_of_two(sizes[name]), 16) for name in ("head", "value"))
     block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
     rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
     return Variant(
-        key=key("varlen_attention", element, **sizes, **flags),
+        key=key("varlen_attention", *elements, **sizes, **flags),
         module=_KERNEL,
         function="varlen_attention",
-        arguments={name: "*i32" if name == "cu_seqlens" else pointer(element) for name in rows}
+        arguments=dict.fromkeys(rows, pointer(element))
+        | {"cu_seqlens": "*i32", "attention_bias": pointer(of_bias)}
         | dict.fromkeys(("sequences", "query_rows", "key_rows"), "i32")
         | dict.fromkeys(("bias_batch_stride", "bias_head_stride", "bias_query_stride"), "i64")
         | {"scale": "fp32"},

@@ -17,6 +17,7 @@ from turbo_onnx.custom_ops.bodies import function
 from turbo_onnx.custom_ops.specification import Array, Attribute, Attributes, Dims, Operand, OperatorSpec
 from turbo_onnx.custom_ops.varlen_attention.body import body_text
 
+_TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)")
 _INPUTS = (
     Operand(
         "query",
@@ -38,9 +39,10 @@ _INPUTS = (
     ),
     Operand(
         "attention_bias",
-        "T",
+        "TBias",
         "[B or 1, H or 1, S or 1, L or 1]",
-        "Added to the scaled scores. Only where there is no cu_seqlens.",
+        "Added to the scaled scores, in its own type: T, or float32 for numbers that T does not hold, such as -3.4e38. "
+        "Only where there is no cu_seqlens.",
         optional=True,
     ),
 )
@@ -121,8 +123,9 @@ SPEC = OperatorSpec(
     inputs=_INPUTS,
     outputs=_OUTPUTS,
     attributes=_ATTRIBUTES,
-    types={"T": ("tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)")},
-    kernel_types={"T": ("tensor(float)",)},
+    types={"T": _TYPES, "TBias": _TYPES},
+    kernel_types={"T": ("tensor(float)",), "TBias": ("tensor(float)",)},
+    or_float32={"TBias": "T"},
     body=_body,
     reference=_reference,
     output_shapes=_output_shapes,
