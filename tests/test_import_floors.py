@@ -18,7 +18,7 @@ FLOORS = (
     ("passes",),
     (
         *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation"),
-        *("report", "report_text", "recording", "allocation_names", "sequences", "planning"),
+        *("report", "report_text", "work", "recording", "allocation_names", "sequences", "planning"),
     ),
     ("pipeline",),
     ("optimizer", "comparison", "inspection", "autotune", "plan_report"),

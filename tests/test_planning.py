@@ -22,6 +22,7 @@ from turbo_onnx.planning import LEVELS, make_plan, plan_of, sample_values
 from turbo_onnx.sequences import RunSequence
 from turbo_onnx.sessions import Level, open_session
 from turbo_onnx.verify_inputs import describe
+from turbo_onnx.work import Work
 
 CHAIN = """g (float[N,4] x) => (float[N,4] y) {
     a = MatMul(x, w) b = Add(a, v) c = Concat<axis = 1>(b, a) d = MatMul(c, u) e = Tanh(d) y = Neg(e)
@@ -101,6 +102,16 @@ def test_a_solver_makes_no_worse_plan() -> None:
     assert [one.buffers for one in exact.variants] == [one.buffers for one in usual.variants]
     for number in range(len(usual.variants)):
         assert (peaks(exact, shapes_tried, number).peak <= peaks(usual, shapes_tried, number).peak).all()
+
+
+@needs_recorder
+def test_where_runs_are_much_work_the_default_level_is_planned_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = CHAIN.replace("float[N,", "float[3,")
+    assert [one.name for one in planned(body).variants] != ["all"]
+    monkeypatch.setattr(Work, "of_run", lambda self, feed: 3 * 10**12)
+    assert [one.name for one in planned(body).variants] == ["all"]
+    with pytest.raises(Reject, match="a run that has to be recorded takes 3000 billion multiply-adds"):
+        planned()
 
 
 # -- what cannot be planned

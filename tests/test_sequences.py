@@ -11,11 +11,15 @@ import pytest
 
 from tests.memory.plans import formula
 from tests.recorded_models import model, needs_recorder, subject
+from turbo_onnx import sequences
+from turbo_onnx.dims import symbol
 from turbo_onnx.errors import Reject
 from turbo_onnx.memory.plan import Buffer
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sequences import RunSequence, Subject, explains, find
-from turbo_onnx.sessions import Level, open_session
+from turbo_onnx.sessions import Level, Session, open_session
+from turbo_onnx.verify_inputs import Feed
+from turbo_onnx.work import Budget, Work
 
 pytestmark = needs_recorder
 
@@ -171,6 +175,75 @@ def test_without_sizes_that_vary_every_size_is_a_number(tmp_path: Path) -> None:
         made("g (float[3,4] x) => (float[3,8] y) { a = Concat<axis = 1>(x, x) y = Neg(a) }", tmp_path), "all"
     )
     assert [buffer.size for buffer in sequence.buffers] == [formula("96", [])] * 2
+
+
+# -- runs that take long
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The extents of the inputs of each run that is recorded from here on."""
+    extents: list[tuple[int, ...]] = []
+
+    def recorded(session: Session, feed: Feed) -> Recording:
+        run = record(session, feed)
+        extents.append(run.extents)
+        return run
+
+    monkeypatch.setattr(sequences, "record", recorded)
+    return extents
+
+
+FIXED = "g (float[3,4] x) => (float[3,8] y) { a = Concat<axis = 1>(x, x) y = Neg(a) }"
+ONE_SIZE = "g (float[N,512] x) => (float[N,1024] y) { a = Concat<axis = 1>(x, x) y = Neg(a) }"
+MUCH = Work(10**12)
+
+
+def test_where_nothing_varies_two_runs_are_enough_and_one_at_a_further_level(
+    tmp_path: Path, runs: list[tuple[int, ...]]
+) -> None:
+    one = replace(made(FIXED, tmp_path), work=MUCH)
+    known = find(one, "all")
+    assert len(runs) == 2
+    assert find(one, "none", [known]) is known
+    assert len(runs) == 3
+
+
+def test_where_one_size_varies_runs_are_small_and_each_of_another_size(
+    tmp_path: Path, runs: list[tuple[int, ...]]
+) -> None:
+    one = replace(made(ONE_SIZE, tmp_path), work=Work(symbol("N") * 10**11, {"N": ("x", 0)}))
+    sequence = find(one, "all")
+    assert [extents[0] for extents in runs[:4]] == [2, 3, 4, 5]
+    assert len(runs) <= 7
+    assert [buffer.size for buffer in sequence.buffers] == [formula("4096*N", ["N"])] * 2
+
+
+def test_runs_that_would_be_too_much_work_are_not_made(tmp_path: Path, runs: list[tuple[int, ...]]) -> None:
+    one = replace(made(FIXED, tmp_path), work=MUCH, budget=Budget(10**12 - 1))
+    with pytest.raises(Reject, match="takes 1000 billion multiply-adds, and 1000 of 1000 billion are left"):
+        find(one, "all")
+    with pytest.raises(Reject, match="takes 100 billion"):
+        find(replace(made(ONE_SIZE, tmp_path), work=Work(10**11), budget=Budget(6 * 10**11)), "all")
+    assert len(runs) == 4  # two were made to see how inputs are made
+
+
+def test_scratch_memory_is_not_known_where_no_other_number_of_threads_could_be_tried(tmp_path: Path) -> None:
+    body = "g (float[5,6,8,8] x) => (float[5,12,8,8] y) { a = Conv<pads = [1, 1, 1, 1]>(x, k) y = Neg(a) }"
+    one = made(body, tmp_path, {"k": np.ones((12, 6, 3, 3), np.float32)})
+    for most in (1, 2):
+        sequence = find(replace(one, work=MUCH, budget=Budget(most * 10**12)), "none")
+        assert list(kinds(sequence).values()) == ["planned", "unknown", "output"]
+
+
+def test_values_that_make_runs_of_fixed_sizes_differ_are_noticed(tmp_path: Path) -> None:
+    body = """g (int64[5,9] mask) => (float[P,2] y) {
+        real = Cast<to = 9>(mask) places = NonZero(real) columns = Gather(places, one) late = Greater(columns, four)
+        found = NonZero(late) a = Cast<to = 1>(found) b = Concat<axis = 0>(a, a) y = Transpose(b)
+    }"""
+    one = made(body, tmp_path, {"one": np.array([1]), "four": np.array([3])})
+    sequence = find(replace(one, work=MUCH), "none")
+    assert {buffer.name for buffer in sequence.buffers if buffer.size is None} >= {"places", "columns", "a"}
 
 
 # -- explaining a run

@@ -30,6 +30,7 @@ from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import Level, library_available, runtime
 from turbo_onnx.verify_inputs import InputSpec, describe
+from turbo_onnx.work import Work
 
 LEVELS: tuple[Level, ...] = ("all", "extended", "basic", "none")
 """The runtime's levels of optimization that runs are recorded at, the default first. Many models do the same at all."""
@@ -72,7 +73,7 @@ def make_plan(
     outputs = outputs_of(model.graph)
     found: _Found = []
     with _written(model, scratch) as path:
-        subject = Subject(path, specs, axes, outputs)
+        subject = Subject(path, specs, axes, outputs, Work.of(model.graph))
         for level in LEVELS:
             found = _with_level(subject, level, found)
     if not any(sequence.buffers for _, sequence in found):

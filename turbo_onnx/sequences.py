@@ -2,15 +2,19 @@
 
 The sequence must not depend on the shape, but for tensors without elements, which are not allocated. What is recorded
 at small shapes is checked at others that no formula was made from.
+
+Where sizes are fixed and large, a run takes long. Then no more runs are recorded than a plan needs, and all together no
+more than a fixed amount of work (`work.py`).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -24,11 +28,11 @@ from turbo_onnx.memory.plan import Buffer, Kind
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sessions import Level, Session, explain, open_session
 from turbo_onnx.verify import find_layout
-from turbo_onnx.verify_inputs import InputSpec, Layout, Pattern, Recipe, make
+from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, Layout, Pattern, Recipe, layouts, make
+from turbo_onnx.work import Budget, Work
 
-_SPARE_SAMPLES = 6
-_FEW = 3
-_WHERE_NOTHING_VARIES = 2
+_MUCH_WORK = 10**10
+"""Multiply-adds of a run from which on runs are spared: some tenths of a second."""
 _THREADS = 2
 _LEAST_SHARE = 0.8
 _MULTIPLES = 4
@@ -72,16 +76,52 @@ class Subject:
         specs: its inputs.
         axes: for each size of the plan, which of the extents that a recording has is its value.
         outputs: the outputs of each node, by what the runtime calls the node.
+        work: what a run computes.
+        budget: what all runs together may compute.
     """
 
     path: Path
     specs: Sequence[InputSpec]
     axes: Sequence[int]
     outputs: Mapping[str, Sequence[str]]
+    work: Work = field(default_factory=Work)
+    budget: Budget = field(default_factory=Budget)
 
     def values(self, recording: Recording) -> tuple[int, ...]:
         """What the plan's sizes were in a run."""
         return tuple(recording.extents[axis] for axis in self.axes)
+
+    @property
+    def variables(self) -> int:
+        """How many sizes vary."""
+        return len(self.axes)
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How many runs are recorded.
+
+    Attributes:
+        spare: beyond those that formulas are made of.
+        unvarying: where no size varies.
+        few: to see whether another level's sequence holds.
+        other_threads: with another number of threads.
+        edges: at shapes where operators may do something else.
+    """
+
+    spare: int
+    unvarying: int
+    few: int
+    other_threads: int
+    edges: int
+
+    def samples(self, variables: int) -> int:
+        """How many runs make a sequence with formulas in so many sizes."""
+        return len(monomials(variables)) + self.spare if variables else self.unvarying
+
+
+_USUAL = _Effort(spare=6, unvarying=2, few=3, other_threads=6, edges=len(_EDGES))
+_SPARING = _Effort(spare=2, unvarying=1, few=1, other_threads=1, edges=1)
 
 
 def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> RunSequence:
@@ -93,24 +133,26 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         known: the sequences of other levels; where one of them explains a few runs, it is the answer.
 
     Raises:
-        Reject: there is no one sequence, or the model does not run on inputs that are made for it.
+        Reject: there is no one sequence, the model does not run on inputs that are made for it, or its runs are too
+            much work.
     """
     with _folder() as folder:
         session = _open(subject, level, threads=_THREADS, profile=folder / "profile")
         runs = _Runs(session, subject, known[0].reading if known else None)
-        few = runs.record(_recipes(len(subject.axes)), _FEW) if known else []
+        needed = runs.effort.samples(subject.variables)
+        few = runs.samples(min(runs.effort.few, needed)) if known else []
         same = [one for one in known if all(explains(one, sample, subject.values(sample)) for sample in few)]
         if same:
             session.end_profiling()
             return same[0]
-        samples = runs.record(_recipes(len(subject.axes)), _needed(len(subject.axes)))
+        samples = few + runs.samples(needed - len(few))
         alike = _most_common(samples)
         sizes = _formulas(subject, alike)
-        edges = runs.record(_EDGES, len(_EDGES)) if subject.axes else []
+        edges = runs.edges() if subject.axes else []
         start = session.get_profiling_start_time_ns()
         named = allocation_names.name(alike, Path(session.end_profiling()), start, subject.outputs)
-    if any(allocation.scratch for allocation in named):
-        sizes = _regardless_of_threads(subject, level, alike, sizes, runs.reading)
+    if any(allocation.scratch for allocation in named) or runs.effort is _SPARING:
+        sizes = _regardless_of_threads(subject, level, alike, sizes, named, runs.reading)
     alive = alike[0].outputs
     buffers = tuple(_buffer(a, size, k in alive) for k, (a, size) in enumerate(zip(named, sizes, strict=True)))
     found = RunSequence(buffers, alike[0].events, reading=runs.reading)
@@ -152,14 +194,10 @@ def _buffer(allocation: Allocation, size: Formula | None, outlives: bool) -> Buf
     return Buffer(allocation.name, size, kind)
 
 
-def _needed(variables: int) -> int:
-    return len(monomials(variables)) + _SPARE_SAMPLES if variables else _WHERE_NOTHING_VARIES
-
-
 def _recipes(variables: int) -> list[Recipe]:
     """Small batches in general position, more than are needed: a model may not take all of them."""
     patterns: tuple[Pattern, ...] = ("holes", "mixed")
-    sizes = np.random.default_rng(7).integers(2, (6, 10, 7), (2 * _needed(variables), 3)).tolist()
+    sizes = np.random.default_rng(7).integers(2, (6, 10, 7), (2 * _USUAL.samples(variables), 3)).tolist()
     return [
         Recipe(f"sample {i}", batch, length, patterns[i % 2], past) for i, (batch, length, past) in enumerate(sizes)
     ]
@@ -175,6 +213,10 @@ def _open(subject: Subject, level: Level, threads: int, profile: Path | None = N
 class _Runs:
     """Runs of one session.
 
+    Attributes:
+        reading: how inputs are made.
+        effort: how many runs should be recorded.
+
     Raises:
         Reject: the model does not run on inputs that are made for it.
     """
@@ -183,33 +225,87 @@ class _Runs:
         self.session = session
         self.subject = subject
         self.refusal = ""
-        if reading is None:
-            reading, self.refusal = find_layout(session, subject.specs, seed=0)
-        if reading is None:
-            raise Reject("the model runs on none of the inputs made for it: {}", self.refusal)
-        self.reading = reading
+        self.reading = reading or self._find_reading()
+        recipes = _recipes(subject.variables)
+        self.effort = _SPARING if self._work(recipes[0]) > _MUCH_WORK else _USUAL
+        self._left = iter(recipes if self.effort is _USUAL else self._cheapest_first(recipes))
 
-    def record(self, recipes: Sequence[Recipe], count: int) -> list[Recording]:
-        """The first so many of these batches that the model takes."""
-        recordings: list[Recording] = []
+    def _find_reading(self) -> Reading:
+        specs = self.subject.specs
+        if not any(isinstance(dim, str) for spec in specs for dim in spec.shape):
+            return next(layouts(specs))
+        reading, self.refusal = find_layout(self.session, specs, seed=0)
+        if reading is None:
+            raise self._runs_on_nothing()
+        for recipe in RECIPES[:2]:
+            self.subject.budget.require(self.subject.work.of_run(make(specs, recipe, *reading, seed=0)))
+        return reading
+
+    def _work(self, recipe: Recipe) -> int:
+        return self.subject.work.of_run(self._feed(recipe))
+
+    def _cheapest_first(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        """What has not been seen before what has. Of two sizes and more the small ones are not in general position."""
+        shapes: Counter[tuple[tuple[int, ...], ...]] = Counter()
+        order = {}
         for recipe in recipes:
-            if len(recordings) == count:
-                break
-            feed = make(self.subject.specs, self._stretched(recipe), *self.reading, seed=0)
-            try:
-                recordings.append(record(self.session, feed))
-            except PassError:
-                raise
-            except Exception as error:  # the runtime's: the model does not take such a batch
-                self.refusal = explain(error)
-        if not recordings:
-            raise Reject("the model runs on none of the inputs made for it: {}", self.refusal)
+            shape = tuple(array.shape for array in self._feed(recipe).values())
+            order[recipe] = shapes[shape], self._work(recipe) if self.subject.variables == 1 else 0
+            shapes[shape] += 1
+        return sorted(recipes, key=order.__getitem__)
+
+    def _runs_on_nothing(self) -> Reject:
+        return Reject("the model runs on none of the inputs made for it: {}", self.refusal)
+
+    def samples(self, count: int) -> list[Recording]:
+        """Runs on the next so many batches that the model takes.
+
+        Raises:
+            Reject: it takes none, or they are too much work.
+        """
+        recordings = list(islice(self._recorded(self._left), count))
+        if not recordings and count > 0:
+            raise self._runs_on_nothing()
         return recordings
 
-    def _stretched(self, recipe: Recipe) -> Recipe:
+    def edges(self) -> list[Recording]:
+        """Runs at shapes where some operators do something else, those of them that the model takes."""
+        return self._afforded(self._recorded(_EDGES[: self.effort.edges]))
+
+    def of_other_threads(self) -> list[Recording]:
+        """Some of the runs that `samples` gives; others, where all have the same sizes, since values differ."""
+        recipes = self._left if self.subject.axes else islice(self._left, 1, None)
+        return self._afforded(islice(self._recorded(recipes), self.effort.other_threads))
+
+    def _recorded(self, recipes: Iterable[Recipe]) -> Iterator[Recording]:
+        """Runs of these batches, but for those that the model does not take."""
+        for recipe in recipes:
+            feed = self._feed(recipe)
+            self.subject.budget.require(self.subject.work.of_run(feed))
+            try:
+                recording = record(self.session, feed)
+            except PassError:
+                raise
+            except Exception as error:  # the runtime's
+                self.refusal = explain(error)
+            else:
+                yield recording
+
+    @staticmethod
+    def _afforded(runs: Iterator[Recording]) -> list[Recording]:
+        """As many as are not too much work."""
+        found: list[Recording] = []
+        with suppress(Reject):
+            for run in runs:
+                found.append(run)
+        return found
+
+    def _feed(self, recipe: Recipe) -> Feed:
         """Where lengths are rounded up to a multiple, one of several multiples."""
         multiple = self.reading[1]
-        return replace(recipe, length=(1 + recipe.length % _MULTIPLES) * multiple) if multiple > 1 else recipe
+        if multiple > 1:
+            recipe = replace(recipe, length=(1 + recipe.length % _MULTIPLES) * multiple)
+        return make(self.subject.specs, recipe, *self.reading, seed=0)
 
 
 def _most_common(samples: Sequence[Recording]) -> list[Recording]:
@@ -226,19 +322,28 @@ def _formulas(subject: Subject, samples: Sequence[Recording]) -> list[Formula | 
 
 
 def _regardless_of_threads(
-    subject: Subject, level: Level, alike: Sequence[Recording], sizes: Sequence[Formula | None], reading: Reading
+    subject: Subject,
+    level: Level,
+    alike: Sequence[Recording],
+    sizes: Sequence[Formula | None],
+    named: Sequence[Allocation],
+    reading: Reading,
 ) -> list[Formula | None]:
-    """The sizes that are the same whatever the number of threads, where scratch memory may depend on it."""
+    """The sizes that are the same whatever the number of threads; of scratch memory only where that was seen."""
     runs = _Runs(_open(subject, level, threads=_OTHER_THREADS), subject, reading)
     kept = list(sizes)
     recorded = {sample.extents: sample for sample in alike}
-    for sample in runs.record(_recipes(len(subject.axes)), _SPARE_SAMPLES):
+    seen = False
+    for sample in runs.of_other_threads():
         same = recorded.get(sample.extents)
         if same is None:
             continue
         if sample.events != same.events:
-            raise Reject("what a run allocates depends on the number of threads")
+            raise Reject(
+                "runs of the same sizes with {} and {} threads do not allocate alike", _THREADS, _OTHER_THREADS
+            )
+        seen = True
         for k, (size, other) in enumerate(zip(sample.sizes, same.sizes, strict=True)):
             if size != other:
                 kept[k] = None
-    return kept
+    return [size if seen or not one.scratch else None for size, one in zip(kept, named, strict=True)]
