@@ -7,16 +7,21 @@ between threads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import triton
 import triton.language as tl
 
 from turbo_onnx.custom_ops.cuda.sizes import power_of_two
+from turbo_onnx.custom_ops.cuda.variant import Variant
 
 WIDEST = 16384  # elements of a row that the registers of one program hold
-_ELEMENTS = 2048  # at least, in a tile
-_WARPS = {2048: 4, 4096: 16, 8192: 16, 16384: 32}  # by its elements: 8 or 16 a thread fit in registers
+_THREAD = 32  # elements of each thread: enough loads under way, and few enough that they stay in registers
+_TILE = 1024  # elements in a tile, at least: one warp's
+_WARP = 32
+_LARGEST_TILE = 4096  # that is tried, unless a row is larger
 
 
 class RowTile(NamedTuple):
@@ -28,10 +33,34 @@ class RowTile(NamedTuple):
 
 
 def row_tile(width: int) -> RowTile:
-    """The tile for rows of `width` elements, at most WIDEST."""
+    """The tile for rows of `width` elements, at most WIDEST.
+
+    One warp for each row up to 1024 elements, and for several small ones. It adds a row up without shared memory and
+    without waiting for others, and most of what is behind the row's end is known at compile time: half of the
+    instructions that four warps take for it.
+    """
     columns = power_of_two(width)
-    elements = max(columns, _ELEMENTS)
-    return RowTile(elements // columns, columns, _WARPS[elements])
+    elements = max(columns, _TILE)
+    return RowTile(elements // columns, columns, elements // (_WARP * _THREAD))
+
+
+def row_tiles(width: int) -> list[RowTile]:
+    """Tiles for such rows among which measuring may choose: from 8 to 64 elements for each thread."""
+    columns = power_of_two(width)
+    tiles = []
+    for rows in (1, 2, 4, 8):
+        elements = rows * columns
+        warps = [count for count in (1, 2, 4, 8, 16, 32) if 8 <= elements // (_WARP * count) <= 64]
+        if rows == 1 or elements <= _LARGEST_TILE:
+            tiles += [RowTile(rows, columns, count) for count in warps]
+    return tiles
+
+
+def row_candidates(variant: Variant) -> Iterator[Variant]:
+    """A kernel that holds whole rows, with each of their tiles."""
+    for rows, columns, warps in row_tiles(int(variant.constants["WIDTH"] or 0)):
+        constants = {**variant.constants, "BLOCK_ROWS": rows, "BLOCK_WIDTH": columns}
+        yield replace(variant, constants=constants, tile=(rows, columns, 1), num_warps=warps)
 
 
 @triton.jit
@@ -44,14 +73,15 @@ def normalize(value, inside, epsilon, WIDTH: tl.constexpr):
     Args:
         value: float32 [rows, columns], 0 where a column is not inside.
         inside: [1, columns], column < WIDTH.
-        epsilon: added to the variance.
+        epsilon: added to the variance; float32, one for all rows or [rows, 1].
         WIDTH: elements of a row.
     """
     mean = tl.sum(value, axis=1, keep_dims=True) / WIDTH
     centred = tl.where(inside, value - mean, 0.0)
     error = tl.sum(centred, axis=1, keep_dims=True) / WIDTH
     squares = tl.sum(centred * centred, axis=1, keep_dims=True)
-    return (centred - error) * inverse_deviation(squares / WIDTH, error, epsilon)
+    factor = inverse_deviation(squares / WIDTH, error, epsilon)
+    return centred * factor - error * factor
 
 
 @triton.jit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import triton
 import triton.language as tl
 
-from turbo_onnx.custom_ops.cuda.normalization import WIDEST, RowTile, normalize, row_tile
+from turbo_onnx.custom_ops.cuda.normalization import WIDEST, RowTile, normalize, row_candidates, row_tile
 from turbo_onnx.custom_ops.cuda.sizes import known
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 from turbo_onnx.errors import Reject
@@ -50,15 +52,19 @@ def embed_layer_normalization(
         token_type = index_of(token_type_ids, token_types, row, tokens)
     if HAS_POSITION:
         position = index_of(position_ids, positions, row, tokens)
+    found = word >= 0
     value = looked_up(word_table, word, column, WIDTH)
     if HAS_TOKEN_TYPE:
+        found = found & (token_type >= 0)
         value += looked_up(token_type_table, token_type, column, WIDTH)
     if HAS_POSITION:
+        found = found & (position >= 0)
         value += looked_up(position_table, position, column, WIDTH)
     scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_BETA:  # asked for before the statistics, so that it is there after them
         shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
-    result = normalize(value, inside, epsilon, WIDTH) * scale
+    # The deviation of a row with an id that is outside is NaN, and so is all that it divides.
+    result = normalize(value, inside, tl.where(found, epsilon, float("nan")), WIDTH) * scale
     if HAS_BETA:
         result += shift
     tl.store(output + row * WIDTH + column, result.to(output.dtype.element_ty), mask=(row < tokens) & inside)
@@ -74,10 +80,8 @@ def index_of(ids, size, row, tokens):
 
 @triton.jit
 def looked_up(table, index, column, WIDTH: tl.constexpr):
-    """The float32 table[index, column]: 0 behind the end of a row, NaN where there is no row."""
-    found = index >= 0
-    value = tl.load(table + index * WIDTH + column, mask=found & (column < WIDTH), other=0.0).to(tl.float32)
-    return tl.where(found, value, float("nan"))
+    """The float32 table[index, column]: 0 behind the end of a row, and where there is no row."""
+    return tl.load(table + index * WIDTH + column, mask=(index >= 0) & (column < WIDTH), other=0.0).to(tl.float32)
 
 
 def tile(width: int) -> RowTile:
@@ -137,3 +141,8 @@ def variants(use: Use, capability: int) -> list[Variant]:
             num_warps=warps,
         )
     ]
+
+
+def candidates(variant: Variant, capability: int) -> Iterable[Variant]:
+    """Other tiles and numbers of warps among which measuring may choose."""
+    return row_candidates(variant)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import triton
 import triton.language as tl
 
-from turbo_onnx.custom_ops.cuda.normalization import WIDEST, RowTile, inverse_deviation, normalize, row_tile
+from turbo_onnx.custom_ops.cuda.normalization import (
+    WIDEST,
+    RowTile,
+    inverse_deviation,
+    normalize,
+    row_candidates,
+    row_tile,
+)
 from turbo_onnx.custom_ops.cuda.sizes import known
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 
@@ -150,3 +160,14 @@ def variants(use: Use, capability: int) -> list[Variant]:
             num_warps=warps,
         )
     ]
+
+
+def candidates(variant: Variant, capability: int) -> Iterator[Variant]:
+    """Other tiles and numbers of warps among which measuring may choose."""
+    if variant.function == "skip_layer_normalization":
+        yield from row_candidates(variant)
+        return
+    for columns in (2048, 4096, 8192):
+        constants = {**variant.constants, "BLOCK_WIDTH": columns}
+        for warps in (4, 8, 16):
+            yield replace(variant, constants=constants, tile=(1, columns, 1), num_warps=warps)
