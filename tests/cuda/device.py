@@ -123,6 +123,7 @@ def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """The outputs of a model whose kernels are fake: its operators run as on a device, the others on the CPU."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     options.register_custom_ops_library(_library())
     session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
     try:

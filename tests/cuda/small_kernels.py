@@ -27,3 +27,19 @@ def product(x, y, SIZE: tl.constexpr):  # noqa: N803
 def wrong(x, SIZE: tl.constexpr):  # noqa: N803
     """Triton refuses a range that is no power of two."""
     tl.store(x + tl.arange(0, SIZE), 0.0)
+
+
+@triton.jit
+def combined(a, b, OPERATION: tl.constexpr):  # noqa: N803
+    """The sum, the difference or the product."""
+    if OPERATION == "add":
+        return a + b
+    if OPERATION == "sub":
+        return a - b
+    return a * b
+
+
+@triton.jit
+def integers(result, a, b, OPERATION: tl.constexpr):  # noqa: N803
+    """By a function, as most of what kernels do."""
+    tl.store(result, combined(a, b, OPERATION))
