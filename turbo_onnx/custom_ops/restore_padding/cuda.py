@@ -6,6 +6,8 @@ Bits are moved, not values: there is one kernel for all types of a size.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import triton
@@ -16,12 +18,15 @@ from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 from turbo_onnx.errors import Reject
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "bool": 1}
+_PROBES = tl.constexpr(32)  # tokens that a step of the search looks at: one for each thread of a warp
 _WORDS = {1: "bool", 2: "int16", 4: "int32", 8: "int64"}
-_TILE = 8192  # bytes of the output that one program writes: 64 for each thread of four warps
+_SIZES = {pointer(word): size for size, word in _WORDS.items()}
+_TILE = 16384  # bytes of the output that one program writes: 128 for each thread of four warps
 _VECTOR = 16  # bytes that a thread loads at once, where rows start at multiples of it
-_MOST_ELEMENTS = 2048
+_MOST_ELEMENTS = 8192
 _MOST_ODD_ELEMENTS = 1024  # where each is moved by itself, with an address of its own
-_MOST_POSITIONS = 256  # each of which is looked up
+_WIDEST = 2048  # elements of a row in a tile
+_MOST_POSITIONS = 64  # each of which is compared with as many tokens
 
 
 class TileSize(NamedTuple):
@@ -44,36 +49,43 @@ def restore_padding(
 ):
     """Output [positions, WIDTH] = rows [tokens, WIDTH] at positions token_index [tokens], and zeros elsewhere.
 
-    Each position looks for its token by binary search, for which token_index must be strictly ascending and below
-    `positions`. Whatever it holds, nothing outside of the tensors is touched.
+    A program searches once, for the first token at or behind its first position; its other tokens follow that one. So
+    token_index must be strictly ascending and below `positions`. Whatever it holds, nothing outside of the tensors is
+    touched.
     """
-    position = tl.program_id(0).to(tl.int64) * BLOCK_POSITIONS + tl.arange(0, BLOCK_POSITIONS)
-    # How many tokens are before position p: at most p, and at least p less all of the padding.
-    padding = positions - tokens
-    low = tl.maximum(position - padding, 0)
-    high = tl.minimum(position, tokens)
-    span = tl.minimum(padding, tokens)  # high - low is never more
-    while span > 0:
-        middle = (low + high) // 2
-        searching = low < high
-        below = tl.load(token_index + middle, mask=searching, other=0) < position
-        low = tl.where(searching & below, middle + 1, low)
-        high = tl.where(searching & ~below, middle, high)
-        span = span // 2
-    present = (low < tokens) & (position < positions)
-    present = present & (tl.load(token_index + low, mask=present, other=-1) == position)
+    first = tl.program_id(0).to(tl.int64) * BLOCK_POSITIONS
+    # How many tokens are before the first position: at most as many as positions, and at least so less all padding.
+    low = tl.maximum(first - (positions - tokens), 0)
+    high = tl.minimum(first, tokens)
+    probe = tl.arange(0, _PROBES)
+    while low < high:
+        step = (high - low + (_PROBES - 1)) // _PROBES
+        token = low + probe * step
+        below = (tl.load(token_index + token, mask=token < high, other=0) < first) & (token < high)
+        count = tl.sum(below.to(tl.int32)).to(tl.int64)
+        high = tl.minimum(low + count * step, high)
+        low = tl.where(count > 0, low + (count - 1) * step + 1, low)
+
+    lane = tl.arange(0, BLOCK_POSITIONS)
+    index = tl.load(token_index + low + lane, mask=low + lane < tokens, other=-1)
+    near = (index >= first) & (index < first + BLOCK_POSITIONS)
+    place = tl.where(near, index - first, -1).to(tl.int32)
+    token_lane = tl.max(tl.where(place[None, :] == lane[:, None], lane[None, :], -1), axis=1)
+    present = (token_lane >= 0)[:, None]
+    row = (low + token_lane)[:, None]
+    position = first + lane[:, None]
 
     column = tl.program_id(1) * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, :]
     inside = column < WIDTH
-    row = tl.load(rows + low[:, None] * WIDTH + column, mask=present[:, None] & inside, other=0)
-    tl.store(output + position[:, None] * WIDTH + column, row, mask=(position < positions)[:, None] & inside)
+    value = tl.load(rows + row * WIDTH + column, mask=present & inside, other=0)
+    tl.store(output + position * WIDTH + column, value, mask=(position < positions) & inside)
 
 
-def tile(width: int, element_bytes: int) -> TileSize:
-    """Whole rows if they fit, so that no position is looked up twice."""
+def tile(width: int, element_bytes: int, tile_bytes: int = _TILE) -> TileSize:
+    """Whole rows if they fit, so that there is one search for each."""
     most = _MOST_ELEMENTS if width * element_bytes % _VECTOR == 0 else _MOST_ODD_ELEMENTS
-    block = min(_TILE // element_bytes, most)
-    elements = min(power_of_two(width), block)
+    block = min(tile_bytes // element_bytes, most)
+    elements = min(power_of_two(width), block, _WIDEST)
     return TileSize(min(block // elements, _MOST_POSITIONS), elements)
 
 
@@ -105,3 +117,14 @@ def variants(use: Use, capability: int) -> list[Variant]:
             tile=(positions, elements, 1),
         )
     ]
+
+
+def candidates(variant: Variant, capability: int) -> Iterator[Variant]:
+    """Other tiles and numbers of warps among which measuring may choose."""
+    width, size = int(variant.constants["WIDTH"] or 0), _SIZES[variant.arguments["rows"]]
+    for tile_bytes in (_TILE // 4, _TILE // 2, _TILE, 2 * _TILE):
+        positions, elements = tile(width, size, tile_bytes)
+        constants = {**variant.constants, "BLOCK_POSITIONS": positions, "BLOCK_WIDTH": elements}
+        for warps in (1, 2, 4, 8):
+            if 32 <= tile_bytes // (32 * warps) <= 256:
+                yield replace(variant, constants=constants, tile=(positions, elements, 1), num_warps=warps)

@@ -5,6 +5,8 @@ Nothing is added atomically: equal inputs give equal bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import triton
@@ -16,7 +18,8 @@ from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 _MODES = ("mean", "sum", "max", "first")  # in the order of the C++ enum Pooling
 _ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _LINE = 128  # bytes of a row that one program reads: a line of the cache
-_ELEMENTS = 2048  # in a block of rows: 16 for each thread of four warps
+_ELEMENTS = 4096  # in a block of rows: 16 for each thread
+_WARPS = 8
 _MOST_ROWS = 256
 
 
@@ -100,5 +103,19 @@ def variants(use: Use, capability: int) -> list[Variant]:
             },
             constants={"WIDTH": width, "MODE": mode, "BLOCK_ROWS": block.rows, "BLOCK_WIDTH": block.columns},
             tile=(1, block.columns, 1),
+            num_warps=1 if mode == "first" else _WARPS,
         )
     ]
+
+
+def candidates(variant: Variant, capability: int) -> Iterator[Variant]:
+    """Other blocks and numbers of warps among which measuring may choose; none for a single row of each sequence."""
+    if variant.constants["MODE"] == "first":
+        return
+    columns = int(variant.constants["BLOCK_WIDTH"] or 0)
+    for width in (columns, 2 * columns):
+        for rows in (16, 32, 64, 128):
+            constants = {**variant.constants, "BLOCK_ROWS": rows, "BLOCK_WIDTH": width}
+            for warps in (2, 4, 8):
+                if 8 <= rows * width // (32 * warps) <= 64:
+                    yield replace(variant, constants=constants, tile=(1, width, 1), num_warps=warps)
