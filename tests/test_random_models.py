@@ -49,6 +49,15 @@ def test_the_comparison_finds_a_token_that_is_different() -> None:
     assert difference(model, masks, expected, changed)
 
 
+def test_a_float_mask_under_sizes_of_its_own_is_known_to_be_a_mask_when_inputs_are_made() -> None:
+    model = random_model(7)
+    assert model.inputs["mask"] == "float16"
+    report = turbo_onnx.optimize(model.proto, packing="on").report
+    assert report.facts["mask_input"] == "mask"
+    assert report.verify.cases > 0
+    assert ("memory_plan" in report.facts) == library_available()
+
+
 def test_most_random_encoders_are_packed_at_least_in_part() -> None:
     reports = [turbo_onnx.optimize(random_model(seed).proto, packing="on", verify=False).report for seed in range(20)]
     assert sum(bool(report.packed) for report in reports) >= 10

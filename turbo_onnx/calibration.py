@@ -24,7 +24,7 @@ from turbo_onnx.model import Model
 from turbo_onnx.serialization import writing
 from turbo_onnx.sessions import open_session
 from turbo_onnx.verify import run_cases
-from turbo_onnx.verify_inputs import Feed, InputSpec
+from turbo_onnx.verify_inputs import Feed, InputSpec, with_binary_inputs
 
 _PREFIX = "turbo_onnx.calibration"
 
@@ -64,7 +64,8 @@ def magnitudes(model: Model, tensors: Sequence[gs.Variable], samples: Samples) -
         writing.write_model(Path(folder), "model.onnx", proto, weights, None)
         session = open_session(Path(folder) / "model.onnx", level="none")
         skipped: list[str] = []
-        cases = run_cases(session, samples.specs, samples.cases, samples.seed, skipped)
+        specs = with_binary_inputs(samples.specs, model)
+        cases = run_cases(session, specs, samples.cases, samples.seed, skipped)
     if not cases:
         why = skipped[0] if skipped else "there are no inputs"
         raise InputError(

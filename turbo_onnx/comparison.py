@@ -14,7 +14,7 @@ from turbo_onnx.precision import PRECISIONS
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import TOLERANCES, Tolerance, Verification, load_cases, verify
-from turbo_onnx.verify_inputs import Feed, describe
+from turbo_onnx.verify_inputs import Feed, describe, with_binary_inputs
 
 
 def compare_files(
@@ -52,7 +52,7 @@ def compare_files(
     artifact = artifact_of(second.shell, str(after))
     facts = artifact.facts if artifact is not None else {}
     mask = str(facts["mask_input"]) if facts.get("packed") and facts.get("mask_input") is not None else None
-    specs = describe(first, mask)
+    specs = with_binary_inputs(describe(first, mask), second)
     cases: dict[str, Feed] = {}
     for path in inputs:
         cases |= load_cases(path, specs)

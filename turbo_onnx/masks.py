@@ -7,8 +7,9 @@ table: its element for each combination of mask values. No spelling has to be re
 is simply run on the table.
 
 Two kinds of tensors can be a mask: a graph input [B, S] that is not used as an index (its values are taken to be 0
-and 1, as every exporter's and tokenizer's are), and any computed boolean tensor [B, S], such as `ids == pad`. Which of
-the two values means padding is seen from what attention does with it.
+and 1, as every tokenizer's are; `passes/binary_mask.py` knows where that has to be checked at run time), and any
+computed boolean tensor [B, S], such as `ids == pad`. Which of the two values means padding is seen from what attention
+does with it.
 """
 
 from __future__ import annotations

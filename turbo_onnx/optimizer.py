@@ -36,7 +36,7 @@ from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.metadata import Artifact
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.verify import Verification, load_cases, require, verify
-from turbo_onnx.verify_inputs import Feed, InputSpec, describe
+from turbo_onnx.verify_inputs import Feed, InputSpec, describe, with_binary_inputs
 
 Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
 
@@ -154,7 +154,10 @@ def optimize(
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
     steps = [ConvertPrecision(precision, measure) if isinstance(step, ConvertPrecision) else step for step in steps]
-    plan = PlanMemory(partial(make_plan, specs=specs, scratch=None if path is None else path.parent))
+    scratch = None if path is None else path.parent
+    plan = PlanMemory(
+        lambda model, sizes: make_plan(model, sizes, specs=with_binary_inputs(specs, model), scratch=scratch)
+    )
     steps = [plan if isinstance(step, PlanMemory) else step for step in steps]
 
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
@@ -258,6 +261,7 @@ def _verify(
     mask = report.facts.get("mask_input")
     mask = str(mask) if report.packed and mask is not None else None
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
+    known = with_binary_inputs(known, model)
     real = computed_mask(model) if mask is not None and mask not in {s.name for s in specs} else mask
     with runnable_on_cpu(model, written) as candidate:
         return verify(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.graph import Tensor, constant_value, consumers, input_or_none, is_op, producer
 from turbo_onnx.model import Model
 
@@ -88,6 +89,13 @@ def describe(model: Model, mask: str | None = None) -> list[InputSpec]:
     specs = [_describe(tensor, mask) for tensor in model.graph.inputs]
     ids = [spec.shape for spec in specs if spec.kind == "ids"]
     return [replace(s, kind="mask") if _is_like(s, ids) else s for s in specs]
+
+
+def with_binary_inputs(specs: Sequence[InputSpec], packed: Model) -> list[InputSpec]:
+    """The specs, with those inputs as masks that the packed model takes zeros and ones of only."""
+    removals = [node for node in packed.graph.nodes if node.op == "RemovePadding" and is_ours(node.domain)]
+    names = {node.attrs.get("binary_input", "") for node in removals}
+    return [replace(spec, kind="mask") if spec.name in names else spec for spec in specs]
 
 
 def _is_like(spec: InputSpec, ids: Sequence[tuple[int | str, ...]]) -> bool:

@@ -32,6 +32,7 @@ def _type(operator: str, declared: str, element: str) -> str:
 def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int, int]] = HEADS) -> Iterator[Use]:
     """Every operator, with and without its optional operands, at the sizes of real models."""
     yield use("RemovePadding", element, {"mask": ("B", "S"), "cu_seqlens": ("C",)})
+    yield use("RemovePadding", element, {"mask": ("B", "S"), "cu_seqlens": ("C",)}, binary_input="mask")
     for width in widths:
         row: tuple[int | str, ...] = ("T", width)
         yield from _normalizations(element, width)

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.custom_ops.single_node import Case, by_kernel
+from tests.custom_ops.single_node import Case, by_definition, by_kernel
 
 WORDS = np.zeros((10, 4), np.float32)
 TYPES = np.zeros((2, 4), np.float32)
@@ -16,6 +16,13 @@ MASK = np.ones((2, 3), np.int64)
 
 def embedding(word_ids, type_ids=None, type_table=None, gamma=ONES):
     return Case("EmbedLayerNormalization", [word_ids, type_ids, None, WORDS, type_table, None, gamma, None])
+
+
+def binary_mask(element, other, kind):
+    mask = np.zeros((2, 3), kind)
+    mask[element] = other
+    mask[1, 2] = 1
+    return Case("RemovePadding", [mask], {"binary_input": "attention_mask"}, outputs=4)
 
 
 def restore(index, rows=2):
@@ -41,6 +48,14 @@ def restore(index, rows=2):
         (restore([1], rows=2), "token_index has shape [1], but must be a vector of 2"),
         (Case("RemovePadding", [np.ones(3, np.int64)], outputs=4), "mask has shape [3], but must be a matrix"),
         (
+            binary_mask((1, 0), 2, np.int64),
+            "attention_mask has 2 at [1, 0], but this model was optimized for zeros and",
+        ),
+        (binary_mask((0, 0), -1, np.int32), "attention_mask has -1 at [0, 0]"),
+        (binary_mask((0, 2), 0.1, np.float32), "attention_mask has 0.100000001 at [0, 2]"),
+        (binary_mask((1, 1), 1 + 2**-40, np.float64), "attention_mask has 1.0000000000009095 at [1, 1]"),
+        (binary_mask((1, 1), np.inf, np.float32), "attention_mask has inf at [1, 1]"),
+        (
             Case("SkipLayerNormalization", [np.ones((2, 4), np.float32), np.ones((1, 4), np.float32), ONES]),
             "x has shape [2, 4], but skip has [1, 4]",
         ),
@@ -52,6 +67,14 @@ def test_wrong_inputs_are_refused_with_a_sentence_that_names_the_operator(case, 
     with pytest.raises(Exception, match=case.operator) as refusal:  # onnxruntime's classes differ between releases
         by_kernel(case)
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.float32, np.float64])
+def test_a_definition_refuses_a_mask_that_must_be_of_zeros_and_ones_in_the_name_of_its_node(kind, opset):
+    case = binary_mask((1, 1), 1 + 2**-40 if kind == np.float64 else 1 + 2**-20 if kind == np.float32 else 2, kind)
+    with pytest.raises(Exception, match="attention_mask_must_hold_0_and_1_only"):
+        by_definition(case, opset)
 
 
 def test_an_unknown_attribute_value_is_refused_when_the_session_is_made():

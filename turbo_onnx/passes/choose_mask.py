@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
 from turbo_onnx.masks import AttentionMask, MaskFunctions, attention_mask
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport, Rejection
+from turbo_onnx.passes.binary_mask import truth
 
 BIAS = 5  # the operand of VarlenAttention that is added to the scores
 
 
+@dataclass(frozen=True)
+class ChosenMask:
+    """The mask by which padding is removed.
+
+    Attributes:
+        tokens: [B, S], not zero for tokens.
+        source: what the graph is given or computes; `tokens` is its opposite if that is 1 for padding, else the same.
+        attentions: what is known of each attention's bias, by the node's identity.
+    """
+
+    tokens: Tensor
+    source: Tensor
+    attentions: dict[int, AttentionMask]
+
+
 def choose_mask(
     model: Model, attentions: Sequence[gs.Node], functions: MaskFunctions, report: PassReport
-) -> tuple[Tensor, dict[int, AttentionMask]] | None:
-    """The mask [B, S] that is 1 for tokens, and what is known of each attention's bias, by the node's identity.
+) -> ChosenMask | None:
+    """The mask, or None where no attention has one.
 
     A mask that is 1 for padding is replaced by its opposite, which becomes a node of the graph if it is none yet.
 
@@ -36,7 +50,7 @@ def choose_mask(
         return None
     votes = Counter((id(found.mask), found.inverted) for found in masks.values())
     chosen = next(f for f in masks.values() if (id(f.mask), f.inverted) == votes.most_common(1)[0][0])
-    mask = chosen.mask
+    source = mask = chosen.mask
     if any(isinstance(size, int) for size in mask.shape):
         why = f"the mask {mask.name} has fixed sizes {list(mask.shape)}; export with dynamic axes to pack"
         report.rejected.append(Rejection(report.name, mask.name, why))
@@ -46,7 +60,7 @@ def choose_mask(
         functions.restate(chosen.mask, mask)
         same = {key: f for key, f in masks.items() if f.mask is chosen.mask and f.inverted}
         masks |= {key: replace(found, mask=mask, inverted=False) for key, found in same.items()}
-    return mask, masks
+    return ChosenMask(mask, source, masks)
 
 
 def _attention_masks(
@@ -70,10 +84,7 @@ def _opposite(edit: Editor, mask: Tensor) -> Tensor:
     existing = [r.outputs[0] for r in consumers(mask) if is_op(r, "Not") and id(r) in here]
     if existing:
         return existing[0]
-    truth = np.dtype(np.bool_)
-    if mask.dtype != truth:
-        mask = edit.node("Cast", [mask], attrs={"to": onnx.TensorProto.BOOL}, hint=f"{mask.name}_bool", dtype=truth,
-                         shape=mask.shape)  # fmt: skip
-    opposite = edit.node("Not", [mask], hint=f"{mask.name}_opposite", dtype=truth, shape=mask.shape)
+    mask = truth(edit, mask)
+    opposite = edit.node("Not", [mask], hint=f"{mask.name}_opposite", dtype=mask.dtype, shape=mask.shape)
     edit.sort()
     return opposite

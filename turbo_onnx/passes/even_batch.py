@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 
-from turbo_onnx.custom_ops.remove_padding.spec import MASK_TYPES
 from turbo_onnx.graph import Editor, Tensor
 from turbo_onnx.layout import TokenLayout
 from turbo_onnx.model import Model
-from turbo_onnx.passes.packed_rows import INT64, onnx_name
+from turbo_onnx.passes.packed_rows import INT64
 
 
 def uneven_inputs(model: Model, layout: TokenLayout, mask: Tensor) -> dict[int, tuple[int | str, ...]]:
@@ -33,12 +31,15 @@ def uneven_inputs(model: Model, layout: TokenLayout, mask: Tensor) -> dict[int, 
     return {key: sizes for key, sizes in named.items() if sizes != own or not sizes}
 
 
-def even_mask(edit: Editor, mask: Tensor, uneven: Mapping[int, tuple[int | str, ...]]) -> Tensor:
-    """The mask as RemovePadding takes it, broadcast with all inputs that may have more sequences than it has."""
-    own = mask
-    if f"tensor({onnx_name(mask.dtype)})" not in MASK_TYPES:
-        mask = edit.node("Cast", [mask], attrs={"to": onnx.TensorProto.BOOL}, hint=f"{mask.name}_bool",
-                               dtype=np.dtype(np.bool_), shape=mask.shape)  # fmt: skip
+def even_mask(edit: Editor, mask: Tensor, own: Tensor, uneven: Mapping[int, tuple[int | str, ...]]) -> Tensor:
+    """The mask broadcast with all inputs that may have more sequences than it has.
+
+    Args:
+        edit: of the graph.
+        mask: [B, S], computed from `own` or the same.
+        own: the mask that the graph has.
+        uneven: as `uneven_inputs` gives it.
+    """
     done: set[tuple[int | str, ...]] = set()
     for other in edit.graph.inputs:
         sizes = uneven.get(id(other))

@@ -30,9 +30,18 @@ class PackedRows:
         facts: of its tensors.
         mask: the tensor [B, S] whose nonzero entries are the tokens.
         uneven: tensors, by identity, that may have fewer sequences than the mask at run time: they are broadcast to it.
+        binary_input: the name of the input that the mask is, where it may hold zeros and ones only.
     """
 
-    def __init__(self, edit: Editor, layout: TokenLayout, facts: Facts, mask: Tensor, uneven: Container[int]) -> None:
+    def __init__(
+        self,
+        edit: Editor,
+        layout: TokenLayout,
+        facts: Facts,
+        mask: Tensor,
+        uneven: Container[int],
+        binary_input: str = "",
+    ) -> None:
         self._edit = edit
         self.layout = layout
         self._facts = facts
@@ -50,6 +59,7 @@ class PackedRows:
         edit.node(
             "RemovePadding",
             [mask],
+            attrs={"binary_input": binary_input},
             domain=DOMAIN,
             hint="remove_padding",
             outputs=[self.token_index, self.cu_seqlens, self.max_seqlen, self.token_position],

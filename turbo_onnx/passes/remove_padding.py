@@ -14,13 +14,14 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
 from turbo_onnx.custom_ops.specification import DOMAIN
-from turbo_onnx.graph import Editor, consumers, is_op
+from turbo_onnx.graph import Editor, Tensor, consumers, is_op
 from turbo_onnx.layout import TokenLayout
 from turbo_onnx.masks import MaskFunctions
 from turbo_onnx.model import Model
 from turbo_onnx.padding_flow import PaddingFlow
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
-from turbo_onnx.passes.choose_mask import choose_mask
+from turbo_onnx.passes.binary_mask import is_taken, must_be_binary, opposite, truth, widened
+from turbo_onnx.passes.choose_mask import ChosenMask, choose_mask
 from turbo_onnx.passes.even_batch import even_mask, uneven_inputs
 from turbo_onnx.passes.packed_nodes import PackedNodes
 from turbo_onnx.passes.packed_pooling import write_pooling
@@ -55,10 +56,10 @@ class RemovePadding(Pass):
         chosen = choose_mask(model, attentions, functions, report)
         if chosen is None:
             return report
-        mask, masks = chosen
+        mask = chosen.tokens
         batch, sequence = mask.shape
         layout = TokenLayout(batch, sequence, model.opset)
-        flow = PaddingFlow(model, mask, layout, functions, masks)
+        flow = PaddingFlow(model, mask, layout, functions, chosen.attentions)
         plan = PackingPlan(model.graph.nodes, flow)
         for node in attentions:
             why = plan.why_not(node)
@@ -66,7 +67,7 @@ class RemovePadding(Pass):
                 report.rejected.append(Rejection(self.name, node.name, why))
         edit = Editor(model.graph)
         if self._pays(plan, report):
-            report.applied = _rewrite(model, edit, facts, flow, plan)
+            report.applied = _rewrite(model, edit, facts, flow, plan, chosen)
             report.facts["packed"] = True if len(plan.attentions) == len(attentions) else "partial"
             report.facts["mask_input"] = mask.name
             report.facts["attention_packed"] = len(plan.attentions)
@@ -87,11 +88,15 @@ class RemovePadding(Pass):
         return False
 
 
-def _rewrite(model: Model, edit: Editor, facts: shapes.Facts, flow: PaddingFlow, plan: PackingPlan) -> int:
+def _rewrite(
+    model: Model, edit: Editor, facts: shapes.Facts, flow: PaddingFlow, plan: PackingPlan, chosen: ChosenMask
+) -> int:
     """Write what is planned, and restore the padding for the rest. Returns how many nodes were written anew."""
     nodes = list(model.graph.nodes)
     uneven = uneven_inputs(model, flow.layout, flow.mask)
-    rows = PackedRows(edit, flow.layout, facts, even_mask(edit, flow.mask, uneven), uneven)
+    binary = must_be_binary(chosen.source)
+    mask = even_mask(edit, _mask_of_tokens(edit, chosen, binary=binary), flow.mask, uneven)
+    rows = PackedRows(edit, flow.layout, facts, mask, uneven, chosen.source.name if binary else "")
     writer = PackedNodes(edit, flow, rows)
     done = {id(node) for node in nodes if _write(node, edit, flow, plan, rows, writer)}
     for node in nodes:
@@ -102,6 +107,13 @@ def _rewrite(model: Model, edit: Editor, facts: shapes.Facts, flow: PaddingFlow,
             if outside or edit.is_graph_output(tensor):
                 edit.replace(tensor, rows.restored(tensor))
     return len(done)
+
+
+def _mask_of_tokens(edit: Editor, chosen: ChosenMask, *, binary: bool) -> Tensor:
+    """The mask as RemovePadding takes it: with all that it has to see where it must hold zeros and ones only."""
+    if not binary:
+        return chosen.tokens if is_taken(chosen.tokens) else truth(edit, chosen.tokens)
+    return widened(edit, chosen.source) if chosen.tokens is chosen.source else opposite(edit, chosen.source)
 
 
 def _write(

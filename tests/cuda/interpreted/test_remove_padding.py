@@ -13,6 +13,7 @@ from tests.cuda.fake_driver import FakeDriver
 from tests.custom_ops.cases import MASK_TYPES
 from tests.custom_ops.single_node import Array, Case, assert_equal
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
+from turbo_onnx.custom_ops.remove_padding import cuda
 from turbo_onnx.errors import Reject
 
 
@@ -51,6 +52,52 @@ def test_nan_is_a_token_and_negative_zero_is_none() -> None:
 def test_any_bit_of_an_integer_counts() -> None:
     case = use(np.array([[2**40, 0, -1, 2**32]], np.int64))
     assert by_device(case)[0].tolist() == [0, 2, 3]
+
+
+def binary(mask: Array) -> Case:
+    return Case("RemovePadding", [mask], {"binary_input": "attention_mask"}, outputs=4)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of sequences are slow to interpret at their usual size."""
+    monkeypatch.setattr(cuda, "_BLOCK", 16)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("element", [name for name in MASK_TYPES if name != "bool"])
+@pytest.mark.parametrize("shape", [(2, 35), (33, 2), (0, 5), (5, 0)])
+def test_a_mask_that_must_be_of_zeros_and_ones_and_is(shape: tuple[int, int], element: str) -> None:
+    case = binary(random_mask(*shape).astype(element))
+    assert_equal(by_device(case), case.expected())
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("shape", "where", "value", "element"),
+    [
+        ((1, 1), [(0, 0)], 2, "int64"),
+        ((2, 40), [(1, 39), (0, 33)], 2**32 + 1, "int64"),
+        ((18, 3), [(17, 2)], -1, "int32"),
+        ((18, 3), [(3, 1), (16, 0), (17, 2)], np.nan, "float32"),
+        ((40, 2), [(31, 1), (32, 0)], 0.5, "float32"),
+        ((2, 3), [(1, 1)], 1 + 2**-40, "float64"),
+        ((2, 3), [(1, 2), (1, 1)], 1e-40, "float32"),
+    ],
+)
+def test_the_first_other_element_of_such_a_mask_is_named(
+    shape: tuple[int, int], where: list[tuple[int, int]], value: float, element: str
+) -> None:
+    mask = random_mask(*shape).astype(element)
+    for place in where:
+        mask[place] = value
+    case = binary(mask)
+    case.expected = use(random_mask(*shape)).expected  # type: ignore[method-assign]
+    first = min(where)
+    with pytest.raises(Exception, match=rf"attention_mask has (\S+) at \[{first[0]}, {first[1]}\], but") as refusal:
+        by_device(case)
+    named = str(refusal.value).split("attention_mask has ")[1].split()[0]
+    assert np.array(named).astype(element).tobytes() == mask[first].tobytes()
 
 
 def test_outputs_that_nobody_reads_may_be_left_out() -> None:

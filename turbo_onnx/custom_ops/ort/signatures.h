@@ -14,7 +14,7 @@ constexpr const char* kDomain = "turbo_onnx";
 
 struct RemovePadding {
   static constexpr const char* name = "RemovePadding";
-  static constexpr int names = 1;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { mask }; };
   struct Out { enum : size_t { token_index, cu_seqlens, max_seqlen, token_position }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired};
@@ -24,13 +24,15 @@ struct RemovePadding {
       {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
       {abi::kBool, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
       {abi::kFloat, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
+      {abi::kDouble, abi::kInt64, abi::kInt32, abi::kInt32, abi::kInt64},
   };
   static constexpr const auto& cuda_types = types;
   static constexpr bool widens = false;
   struct Attributes {
+    std::string binary_input;
     template <class Reader>
-    static Attributes read([[maybe_unused]] const Reader& reader) {
-      return {};
+    static Attributes read(const Reader& reader) {
+      return {reader.string("binary_input", "")};
     }
   };
 };
@@ -47,30 +49,37 @@ struct RestorePadding {
       {abi::kFloat, abi::kInt64, abi::kInt32, abi::kFloat},
       {abi::kFloat, abi::kInt64, abi::kBool, abi::kFloat},
       {abi::kFloat, abi::kInt64, abi::kFloat, abi::kFloat},
+      {abi::kFloat, abi::kInt64, abi::kDouble, abi::kFloat},
       {abi::kFloat16, abi::kInt64, abi::kInt64, abi::kFloat16},
       {abi::kFloat16, abi::kInt64, abi::kInt32, abi::kFloat16},
       {abi::kFloat16, abi::kInt64, abi::kBool, abi::kFloat16},
       {abi::kFloat16, abi::kInt64, abi::kFloat, abi::kFloat16},
+      {abi::kFloat16, abi::kInt64, abi::kDouble, abi::kFloat16},
       {abi::kBFloat16, abi::kInt64, abi::kInt64, abi::kBFloat16},
       {abi::kBFloat16, abi::kInt64, abi::kInt32, abi::kBFloat16},
       {abi::kBFloat16, abi::kInt64, abi::kBool, abi::kBFloat16},
       {abi::kBFloat16, abi::kInt64, abi::kFloat, abi::kBFloat16},
+      {abi::kBFloat16, abi::kInt64, abi::kDouble, abi::kBFloat16},
       {abi::kDouble, abi::kInt64, abi::kInt64, abi::kDouble},
       {abi::kDouble, abi::kInt64, abi::kInt32, abi::kDouble},
       {abi::kDouble, abi::kInt64, abi::kBool, abi::kDouble},
       {abi::kDouble, abi::kInt64, abi::kFloat, abi::kDouble},
+      {abi::kDouble, abi::kInt64, abi::kDouble, abi::kDouble},
       {abi::kInt64, abi::kInt64, abi::kInt64, abi::kInt64},
       {abi::kInt64, abi::kInt64, abi::kInt32, abi::kInt64},
       {abi::kInt64, abi::kInt64, abi::kBool, abi::kInt64},
       {abi::kInt64, abi::kInt64, abi::kFloat, abi::kInt64},
+      {abi::kInt64, abi::kInt64, abi::kDouble, abi::kInt64},
       {abi::kInt32, abi::kInt64, abi::kInt64, abi::kInt32},
       {abi::kInt32, abi::kInt64, abi::kInt32, abi::kInt32},
       {abi::kInt32, abi::kInt64, abi::kBool, abi::kInt32},
       {abi::kInt32, abi::kInt64, abi::kFloat, abi::kInt32},
+      {abi::kInt32, abi::kInt64, abi::kDouble, abi::kInt32},
       {abi::kBool, abi::kInt64, abi::kInt64, abi::kBool},
       {abi::kBool, abi::kInt64, abi::kInt32, abi::kBool},
       {abi::kBool, abi::kInt64, abi::kBool, abi::kBool},
       {abi::kBool, abi::kInt64, abi::kFloat, abi::kBool},
+      {abi::kBool, abi::kInt64, abi::kDouble, abi::kBool},
   };
   static constexpr const auto& cuda_types = types;
   static constexpr bool widens = false;

@@ -6,17 +6,24 @@ namespace TURBO_ISA {
 namespace {
 
 template <class T>
-int32_t count(const T* mask, size_t sequences, size_t length, int32_t* cu_seqlens) {
-  int32_t total = 0, longest = 0;
+Counted count(const T* mask, size_t sequences, size_t length, int32_t* cu_seqlens) {
+  int32_t total = 0, longest = 0, others = 0;
   cu_seqlens[0] = 0;
   for (size_t b = 0; b < sequences; ++b) {
     int32_t tokens = 0;
-    for (size_t s = 0; s < length; ++s) tokens += mask[b * length + s] != T(0);
+    for (size_t s = 0; s < length; ++s) {
+      const T element = mask[b * length + s];
+      tokens += element != T(0);
+      others |= (element != T(0)) & (element != T(1));
+    }
     total += tokens;
     longest = tokens > longest ? tokens : longest;
     cu_seqlens[b + 1] = total;
   }
-  return longest;
+  if (others == 0) return {longest, -1};
+  int64_t other = 0;
+  while (mask[other] == T(0) || mask[other] == T(1)) ++other;
+  return {longest, other};
 }
 
 template <class T>
@@ -42,6 +49,8 @@ auto typed(const Mask& mask, Body&& body) {
       return body(static_cast<const int32_t*>(mask.data));
     case MaskType::kBool:
       return body(static_cast<const uint8_t*>(mask.data));
+    case MaskType::kDouble:
+      return body(static_cast<const double*>(mask.data));
     default:
       return body(static_cast<const float*>(mask.data));
   }
@@ -49,7 +58,7 @@ auto typed(const Mask& mask, Body&& body) {
 
 }  // namespace
 
-int32_t count_tokens(const Mask& mask, int32_t* cu_seqlens) {
+Counted count_tokens(const Mask& mask, int32_t* cu_seqlens) {
   return typed(mask, [&](auto* data) { return count(data, mask.sequences, mask.length, cu_seqlens); });
 }
 

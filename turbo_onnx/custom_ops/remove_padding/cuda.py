@@ -2,6 +2,9 @@
 
 Counting and listing have one program for each sequence, which goes over its row of the mask in blocks; summing up has
 one program. How many tokens there are sizes the outputs of the last step, so the host reads that one number in between.
+
+Where the mask may hold zeros and ones only, anything else is found while counting, and takes the place of the number:
+-1 - i for the first such element i of the flat mask. What is listed then is never looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 from turbo_onnx.errors import Reject
 
 _BLOCK = 1024  # mask elements, or sequences, at a time
+_NONE = tl.constexpr(2**31 - 1)  # an index that no element has
 
 
 @triton.jit
@@ -28,16 +32,38 @@ def count_tokens(mask, cu_seqlens, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def count_ones(mask, cu_seqlens, length, BLOCK: tl.constexpr):
+    """As `count_tokens`, but -1 - i where element i of the flat mask is the first in row b that is neither 0 nor 1."""
+    sequence = tl.program_id(0).to(tl.int64)
+    tokens = tl.zeros([BLOCK], tl.int32)
+    first = tl.full([], _NONE, tl.int32)
+    for start in range(0, length, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        element = tl.load(mask + sequence * length + column, mask=column < length, other=0)
+        tokens += (element != 0).to(tl.int32)
+        is_other = (element != 0) & (element != 1)
+        first = tl.minimum(first, tl.min(tl.where(is_other, (sequence * length + column).to(tl.int32), _NONE)))
+    tl.store(cu_seqlens + sequence + 1, tl.where(first == _NONE, tl.sum(tokens), -1 - first))
+
+
+@triton.jit
 def sum_up_tokens(cu_seqlens, max_seqlen, sequences, HAS_MAX_SEQLEN: tl.constexpr, BLOCK: tl.constexpr):
-    """Turns the counts in cu_seqlens[1:] into their running sum behind a 0, and stores the largest of them."""
+    """Turns the counts in cu_seqlens[1:] into their running sum behind a 0, and stores the largest of them.
+
+    Where some of them are negative, the one nearest to zero is stored as the last.
+    """
     tl.store(cu_seqlens, 0)
     before = tl.full([], 0, tl.int32)
     longest = tl.full([], 0, tl.int32)
+    refused = tl.full([], -_NONE - 1, tl.int32)
     for start in range(0, sequences, BLOCK):
         sequence = start + tl.arange(0, BLOCK)
         tokens = tl.load(cu_seqlens + sequence + 1, mask=sequence < sequences, other=0)
         tl.debug_barrier()  # nothing is overwritten before every thread has read
-        tl.store(cu_seqlens + sequence + 1, before + tl.cumsum(tokens, 0), mask=sequence < sequences)
+        refused = tl.maximum(refused, tl.max(tl.where(tokens < 0, tokens, -_NONE - 1)))
+        running = before + tl.cumsum(tokens, 0)
+        last = (sequence == sequences - 1) & (refused > -_NONE - 1)
+        tl.store(cu_seqlens + sequence + 1, tl.where(last, refused, running), mask=sequence < sequences)
         before += tl.sum(tokens)
         longest = tl.maximum(longest, tl.max(tokens))
     if HAS_MAX_SEQLEN:
@@ -80,12 +106,13 @@ def variants(use: Use, capability: int) -> list[Variant]:
     if not use.has("cu_seqlens"):
         raise Reject("the output cu_seqlens is left out, and tokens are counted in its memory")
     element = use.types["mask"]
+    count = "count_ones" if use.attributes.get("binary_input") else "count_tokens"
     longest, index, position = (use.has(name) for name in ("max_seqlen", "token_index", "token_position"))
     return [
         Variant(
-            key=key("count_tokens", element),
+            key=key(count, element),
             module=__name__,
-            function="count_tokens",
+            function=count,
             arguments={"mask": pointer(element), "cu_seqlens": "*i32", "length": "i64"},
             constants={"BLOCK": _BLOCK},
         ),

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
+#include <string>
 
 #include "custom_ops/ort/operator.h"
 #include "custom_ops/ort/signatures.h"
@@ -13,7 +15,7 @@ class RemovePadding {
   using In = Signature::In;
   using Out = Signature::Out;
 
-  explicit RemovePadding(const Signature::Attributes&) {}
+  explicit RemovePadding(const Signature::Attributes& attributes) : binary_input_(attributes.binary_input) {}
 
   void compute(const Context& context, const Kernels& kernels) const {
     const Tensor tensor = mask(context);
@@ -22,8 +24,12 @@ class RemovePadding {
     int32_t* cu_seqlens = context.output<int32_t>(Out::cu_seqlens, {tensor.shape[0] + 1});
     std::vector<int32_t> unread(cu_seqlens ? 0 : mask.sequences + 1);
     if (!cu_seqlens) cu_seqlens = unread.data();
-    const int32_t longest = kernels.count_tokens(mask, cu_seqlens);
-    if (int32_t* max_seqlen = context.output<int32_t>(Out::max_seqlen, {})) *max_seqlen = longest;
+    const Counted counted = kernels.count_tokens(mask, cu_seqlens);
+    if (counted.other >= 0 && !binary_input_.empty()) {
+      const char* element = tensor.as<char>() + static_cast<size_t>(counted.other) * element_size(tensor.type);
+      refuse_element(binary_input_, tensor.type, element, counted.other, tensor.shape[1]);
+    }
+    if (int32_t* max_seqlen = context.output<int32_t>(Out::max_seqlen, {})) *max_seqlen = counted.longest;
     const Shape tokens = {cu_seqlens[mask.sequences]};
     kernels.list_tokens(mask, context.output<int64_t>(Out::token_index, tokens),
                         context.output<int64_t>(Out::token_position, tokens));
@@ -37,7 +43,37 @@ class RemovePadding {
     return tensor;
   }
 
+  // Refuses the mask of `length` columns for its element at `index`, which begins at `element` in the CPU's memory.
+  [[noreturn]] static void refuse_element(const std::string& binary_input, abi::ElementType type, const void* element,
+                                          int64_t index, int64_t length) {
+    refuse(binary_input, " has ", number(type, element), " at [", index / length, ", ", index % length,
+           "], but this model was optimized for zeros and ones; optimize it with --packing off for other values");
+  }
+
+  static size_t element_size(abi::ElementType type) {
+    return type == abi::kBool ? 1 : type == abi::kInt32 || type == abi::kFloat ? 4 : 8;
+  }
+
  private:
+  // With as many digits as tell it from every other number of its type.
+  static std::string number(abi::ElementType type, const void* element) {
+    char text[32];
+    switch (type) {
+      case abi::kInt64:
+        return std::to_string(*static_cast<const int64_t*>(element));
+      case abi::kInt32:
+        return std::to_string(*static_cast<const int32_t*>(element));
+      case abi::kFloat:
+        std::snprintf(text, sizeof text, "%.9g", static_cast<double>(*static_cast<const float*>(element)));
+        return text;
+      case abi::kDouble:
+        std::snprintf(text, sizeof text, "%.17g", *static_cast<const double*>(element));
+        return text;
+      default:
+        return std::to_string(*static_cast<const uint8_t*>(element));
+    }
+  }
+
   static MaskType mask_type(abi::ElementType type) {
     switch (type) {
       case abi::kInt64:
@@ -48,10 +84,14 @@ class RemovePadding {
         return MaskType::kBool;
       case abi::kFloat:
         return MaskType::kFloat;
+      case abi::kDouble:
+        return MaskType::kDouble;
       default:
         refuse("mask has a type that is not supported");
     }
   }
+
+  std::string binary_input_;
 };
 
 }  // namespace turbo_onnx
