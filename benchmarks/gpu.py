@@ -113,6 +113,11 @@ def matrix_peak() -> float:
     return 2 * _SIDE**3 / statistics.median(on_device(lambda: torch.matmul(a, b, out=out), 11))
 
 
+def one_line(error: Exception) -> str:
+    """What went wrong, short enough for a table."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def environment(device: nvidia.Device) -> dict[str, object]:
     """What the numbers were measured on and with."""
     import torch

@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -30,6 +32,9 @@ from turbo_onnx.custom_ops.cuda.variant import Use
 ROWS = Batch((512,) * 128)
 """64 Ki rows."""
 
+PADDED = Batch((512, *(int(n) for n in np.random.default_rng(0).integers(1, 513, 127))))
+"""64 Ki positions, about half of them padding."""
+
 WIDTHS = (384, 768, 1024)
 HEADS, HEAD = 12, 64
 ATTENTIONS = {
@@ -39,8 +44,16 @@ ATTENTIONS = {
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def row_uses(element: str, width: int) -> dict[str, tuple[Use, int]]:
-    """Nodes that move rows, by name, each with the bytes that it has to read and write."""
+class Case(NamedTuple):
+    """A node, what it works on, and the bytes that it has to read and write."""
+
+    use: Use
+    batch: Batch
+    moved: int
+
+
+def row_cases(element: str, width: int) -> dict[str, Case]:
+    """Nodes that move rows, by name."""
     row, vector = ("T", width), (width,)
     moved = ROWS.tokens * width * _BYTES[element]
     ids = 3 * 8 * ROWS.tokens
@@ -55,20 +68,23 @@ def row_uses(element: str, width: int) -> dict[str, tuple[Use, int]]:
     words = dict.fromkeys(("word_ids", "token_type_ids", "position_ids"), ("T",))
     restored = {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)}
     normalized = {"x": row, "skip": row, "bias": vector} | ends
-    return {
-        "BiasGelu": (
-            use("BiasGelu", {"x": row, "bias": vector, "output": row}, approximate="none"), 2 * moved
+    wide, wide_vector = ("T", 4 * width), (4 * width,)
+    uses = {
+        "BiasGelu, 4 times as wide": (
+            use("BiasGelu", {"x": wide, "bias": wide_vector, "output": wide}, approximate="none"), 8 * moved
         ),
         "SkipLayerNormalization": (use("SkipLayerNormalization", normalized, epsilon=1e-12), 3 * moved),
         "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12), 4 * moved),
         "EmbedLayerNormalization": (
             use("EmbedLayerNormalization", words | tables | ends, epsilon=1e-12), 2 * moved + ids
         ),
-        "RestorePadding": (use("RestorePadding", restored), 2 * moved),
         "SegmentPooling, mean": (
             use("SegmentPooling", {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode="mean"), moved
         ),
     }  # fmt: skip
+    cases = {name: Case(one, ROWS, count) for name, (one, count) in uses.items()}
+    real = PADDED.tokens * (width * _BYTES[element] + 8)
+    return cases | {"RestorePadding": Case(use("RestorePadding", restored), PADDED, moved + real)}
 
 
 def attention_use(element: str) -> Use:
@@ -88,10 +104,10 @@ def attention_operations(batch: Batch) -> int:
     return 4 * HEADS * HEAD * sum(length**2 for length in batch.lengths)
 
 
-def measure(use: Use, batch: Batch, capability: int, rounds: int) -> list[float]:
+def measure(use: Use, batch: Batch, kernels: bytes, rounds: int) -> list[float]:
     """Seconds of one node for each round."""
-    kernels = node_timing.archive(variants_of(use, capability), capability)
-    return node_timing.seconds_of(use, sample(use, batch), kernels, rounds)
+    inputs = sample(use, batch)
+    return node_timing.seconds_of(use, inputs, kernels, node_timing.on_device(use, inputs), rounds)
 
 
 def flash(batch: Batch, element: str, rounds: int) -> list[float]:
@@ -113,22 +129,24 @@ def table_of(document: dict[str, Any]) -> list[Table]:
     for column in ("kernel", "width", "microseconds", "GB/s", "share"):
         rows.add_column(column, justify="left" if column == "kernel" else "right", no_wrap=True)
     for one in document["kernels"]:
+        name, width = one["kernel"], str(one["width"])
+        if one["seconds"] is None:
+            rows.add_row(name, width, one["why_not"])
+            continue
         rate = one["bytes"] / one["seconds"]
         share = rate / document["copy_bandwidth"]
-        rows.add_row(
-            one["kernel"], str(one["width"]), f"{1e6 * one['seconds']:.1f}", f"{rate / 1e9:.0f}", f"{share:.2f}"
-        )
+        rows.add_row(name, width, f"{1e6 * one['seconds']:.1f}", f"{rate / 1e9:.0f}", f"{share:.2f}")
     attention = Table(title=f"attention, {HEADS} heads of {HEAD}")
     for column in ("lengths", "microseconds", "TFLOP/s", "PyTorch's, padded", "ratio"):
         attention.add_column(column, justify="left" if column == "lengths" else "right", no_wrap=True)
     for one in document["attention"]:
-        other = one["torch_seconds"]
+        ours, other = one["seconds"], one["torch_seconds"]
         attention.add_row(
             one["lengths"],
-            f"{1e6 * one['seconds']:.1f}",
-            f"{one['operations'] / one['seconds'] / 1e12:.0f}",
-            one["why_not"] if other is None else f"{1e6 * other:.1f}",
-            "" if other is None else f"{other / one['seconds']:.2f}",
+            one["why_not"] if ours is None else f"{1e6 * ours:.1f}",
+            "" if ours is None else f"{one['operations'] / ours / 1e12:.0f}",
+            one["torch_why_not"] if other is None else f"{1e6 * other:.1f}",
+            "" if None in (ours, other) else f"{other / ours:.2f}",
         )
     return [rows, attention]
 
@@ -143,8 +161,10 @@ def main(element: str, rounds: int, json_path: Path | None, show: Path | None) -
     console = Console(width=None if sys.stdout.isatty() else 130)
     if show is None:
         device = gpu.require_gpu()
-        document = run(element, rounds, device.capability) | {"machine": gpu.environment(device)}
-        gpu.write(json_path or gpu.result_path("kernels_gpu", device), document)
+        path = json_path or gpu.result_path("kernels_gpu", device)
+        document: dict[str, Any] = {"machine": gpu.environment(device)}
+        for _ in run(element, rounds, device.capability, document):
+            gpu.write(path, document)  # what was measured is kept, whatever happens to the rest
     else:
         document = json.loads(show.read_text())
     console.print(document["machine"])
@@ -153,31 +173,34 @@ def main(element: str, rounds: int, json_path: Path | None, show: Path | None) -
         console.print(table)
 
 
-def run(element: str, rounds: int, capability: int) -> dict[str, Any]:
-    """Measure everything."""
-    kernels = []
-    for width in WIDTHS:
-        for name, (use, moved) in row_uses(element, width).items():
-            seconds = statistics.median(measure(use, ROWS, capability, rounds))
-            kernels.append({"kernel": name, "width": width, "bytes": moved, "seconds": seconds})
-    attention = []
+def run(element: str, rounds: int, capability: int, document: dict[str, Any]) -> Iterator[None]:
+    """Measure everything, one thing after the other, and add it to the document."""
+    document |= {"element": element, "rows": ROWS.tokens, "copy_bandwidth": gpu.copy_bandwidth()}
+    document |= {"kernels": [], "attention": []}
+    cases = [(name, width, case) for width in WIDTHS for name, case in row_cases(element, width).items()]
+    uses = [*(case.use for *_, case in cases), attention_use(element)]
+    kernels = node_timing.archive([variant for use in uses for variant in variants_of(use, capability)], capability)
+    for name, width, case in cases:
+        seconds, why_not = _median(partial(measure, case.use, case.batch, kernels, rounds))
+        record = {"kernel": name, "width": width, "bytes": case.moved, "seconds": seconds, "why_not": why_not}
+        document["kernels"].append(record)
+        yield
     for name, batch in ATTENTIONS.items():
-        seconds = statistics.median(measure(attention_use(element), batch, capability, rounds))
-        try:
-            other, why_not = statistics.median(flash(batch, element, rounds)), ""
-        except RuntimeError as error:  # no such kernel in this build of PyTorch
-            other, why_not = None, str(error).splitlines()[0]
-        attention.append(
-            {"lengths": name, "operations": attention_operations(batch), "seconds": seconds,
-             "torch_seconds": other, "why_not": why_not}
+        seconds, why_not = _median(partial(measure, attention_use(element), batch, kernels, rounds))
+        other, other_why_not = _median(partial(flash, batch, element, rounds))
+        document["attention"].append(
+            {"lengths": name, "operations": attention_operations(batch), "seconds": seconds, "why_not": why_not,
+             "torch_seconds": other, "torch_why_not": other_why_not}
         )  # fmt: skip
-    return {
-        "element": element,
-        "rows": ROWS.tokens,
-        "copy_bandwidth": gpu.copy_bandwidth(),
-        "kernels": kernels,
-        "attention": attention,
-    }
+        yield
+
+
+def _median(measured: Callable[[], list[float]]) -> tuple[float | None, str]:
+    """The median, or None and why there is none: one part that fails takes nothing else down."""
+    try:
+        return statistics.median(measured()), ""
+    except Exception as error:
+        return None, gpu.one_line(error)
 
 
 if __name__ == "__main__":

@@ -29,16 +29,34 @@ USE = Use(
 )
 
 
-class FakeBench:
-    """Takes as long as it is told for each number of warps; where `wrong`, gives other results, or does not compile."""
+OWN = autotune.variants_of(USE, 90)[0].num_warps
 
-    def __init__(self, by_warps: dict[int, float], wrong: Sequence[int] = (), broken: Sequence[int] = ()) -> None:
-        self.by_warps, self.wrong, self.broken = by_warps, wrong, broken
+
+class FakeBench:
+    """Takes as long as it is told for each number of warps; some give other results, do not compile, or do not run."""
+
+    def __init__(
+        self,
+        by_warps: dict[int, float],
+        wrong: Sequence[int] = (),
+        broken: Sequence[int] = (),
+        refused: Sequence[int] = (),
+        reason: str = autotune.SPILLS,
+    ) -> None:
+        self.by_warps, self.wrong, self.broken, self.refused = by_warps, wrong, broken, refused
+        self.compiled: list[Variant] = []
+        self.reason = reason
+
+    def compile(self, variants: Sequence[Variant]) -> list[str | None]:
+        self.compiled += variants
+        return [self.reason if variant.num_warps in self.broken else None for variant in variants]
 
     def outputs(self, use: Use, variants: Sequence[Variant]) -> list[np.ndarray]:
+        assert all(variant in self.compiled for variant in variants)
         warps = variants[0].num_warps
-        if warps in self.broken:
-            raise PassError("too much shared memory")
+        assert warps not in self.broken or warps == OWN
+        if warps in self.refused:
+            raise InputError("too many registers for this device")
         return [np.full(4, 1.5 if warps in self.wrong else 1.0, np.float32)]
 
     def seconds(self, use: Use, variants: Sequence[Variant]) -> list[float]:
@@ -55,25 +73,70 @@ def own() -> Variant:
     return variant
 
 
+@pytest.fixture(autouse=True)
+def _ways_that_differ_in_warps(monkeypatch) -> None:
+    """Instead of what BiasGelu offers."""
+    ways = [(2, 1), (8, 1), (8, 2)]
+    monkeypatch.setattr(
+        "turbo_onnx.custom_ops.bias_gelu.cuda.candidates",
+        lambda variant, _: [replace(variant, num_warps=warps, num_stages=stages) for warps, stages in ways],
+    )
+
+
+@pytest.mark.filterwarnings("error")
 def test_the_fastest_is_chosen() -> None:
-    found = tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}))
+    found = tuned(FakeBench({OWN: 2.0, 2: 3.0, 8: 1.0}))
     assert found.chosen is not None
     assert found.chosen["num_warps"] == 8
     assert (found.own, found.best) == (2.0, 1.0)
 
 
+def test_everything_is_compiled_at_once() -> None:
+    bench = FakeBench({OWN: 2.0, 2: 3.0, 8: 1.0})
+    tuned(bench)
+    assert [(variant.num_warps, variant.num_stages) for variant in bench.compiled] == [(OWN, 1), (2, 1), (8, 1), (8, 2)]
+
+
+def test_a_kernel_that_has_one_way_to_run_is_not_timed(monkeypatch) -> None:
+    monkeypatch.setattr("turbo_onnx.custom_ops.bias_gelu.cuda.candidates", lambda *_: [])
+    assert list(autotune.tune([USE], 90, FakeBench({}))) == []
+
+
+def test_an_own_choice_that_cannot_be_compiled_is_a_bug() -> None:
+    with pytest.raises(PassError, match=r"bias_gelu;.* for sm_90 cannot be compiled; this is a bug"):
+        tuned(FakeBench({}, broken=[OWN], reason="cannot be compiled"))
+
+
+def test_an_own_choice_that_spills_is_compared_with_the_others() -> None:
+    found = tuned(FakeBench({OWN: 3.0, 2: 1.0, 8: 2.0}, broken=[OWN]))
+    assert found.chosen is not None
+    assert found.chosen["num_warps"] == 2
+
+
+def test_a_way_that_is_another_kernel_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("turbo_onnx.custom_ops.bias_gelu.cuda.candidates", lambda v, _: [replace(v, key="another")])
+    with pytest.raises(AssertionError, match="BiasGelu offers another kernel than bias_gelu"):
+        tuned(FakeBench({}))
+
+
 def test_a_kernel_keeps_its_own_choice_where_another_is_hardly_faster() -> None:
-    assert tuned(FakeBench({2: 1.0, 4: 1.0, 8: 1 - autotune.MARGIN / 2})).chosen is None
+    assert tuned(FakeBench({OWN: 1.0, 2: 1.0, 8: 1 - autotune.MARGIN / 2})).chosen is None
 
 
-def test_a_choice_with_other_results_is_never_taken() -> None:
-    found = tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}, wrong=[8]))
+@pytest.mark.parametrize(
+    ("bench", "reason"),
+    [
+        (FakeBench({OWN: 2.0, 2: 3.0}, wrong=[8]), "gives other results"),
+        (FakeBench({OWN: 2.0, 2: 3.0}, broken=[8]), "spills registers"),
+        (FakeBench({OWN: 2.0, 2: 3.0}, refused=[8]), "cannot be run here"),
+    ],
+)
+def test_what_is_no_good_is_never_taken_and_the_table_says_why(bench: FakeBench, reason: str) -> None:
+    found = tuned(bench)
     assert found.chosen is None
-    assert found.wrong == 3
-
-
-def test_a_choice_that_does_not_compile_is_left_out() -> None:
-    assert tuned(FakeBench({2: 3.0, 4: 2.0, 8: 1.0}, broken=[8])).chosen is None
+    assert found.refused == {reason: 2}
+    (line,) = autotune.table([found])
+    assert line.endswith(f"with its own; 4 tried, 2 {reason}")
 
 
 def test_a_tuning_is_applied_and_read_back(tmp_path) -> None:

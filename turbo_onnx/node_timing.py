@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,9 +26,12 @@ from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN_VERSION, KER
 from turbo_onnx.errors import InputError
 from turbo_onnx.sessions import Session, runtime
 
+OrtValue = Any  # onnxruntime has no type information
 PROVIDER = "CUDAExecutionProvider"
 NODES = 16
 """N."""
+COPIES = 2
+"""How often the inputs are in memory."""
 _EXACT_MEMORY = {"arena_extend_strategy": "kSameAsRequested"}  # so that checkers of memory see where tensors end
 _OPSET = 17
 _IR_VERSION = 8
@@ -135,23 +139,30 @@ def open_on_device(proto: onnx.ModelProto) -> Session:
     return session
 
 
+def on_device(use: Use, inputs: Mapping[str, Array], copies: int = COPIES) -> dict[str, OrtValue]:
+    """The inputs of models of this node, in the device's memory, each copy in memory of its own."""
+    ort = runtime()
+    return {
+        f"{name}.{copy}": ort.OrtValue.ortvalue_from_numpy(inputs[name], "cuda", 0)
+        for name in (operand.name for operand in spec(use.operator).inputs if operand.name in inputs)
+        for copy in range(copies)
+    }
+
+
 class Bound:
     """A session with its inputs on the device, ready to run again and again.
 
     Args:
         session: of a model that `model` made.
-        inputs: by operand; each copy gets memory of its own.
+        values: as `on_device` makes them.
     """
 
-    def __init__(self, session: Session, inputs: Mapping[str, Array]) -> None:
+    def __init__(self, session: Session, values: Mapping[str, OrtValue]) -> None:
         self._session = session
         self._binding = session.io_binding()
-        ort = runtime()
-        self._values = []  # the binding does not keep them alive
+        self._values = values  # the binding does not keep them alive
         for tensor in session.get_inputs():
-            value = ort.OrtValue.ortvalue_from_numpy(inputs[tensor.name.rpartition(".")[0]], "cuda", 0)
-            self._binding.bind_ortvalue_input(tensor.name, value)
-            self._values.append(value)
+            self._binding.bind_ortvalue_input(tensor.name, values[tensor.name])
         for tensor in session.get_outputs():
             self._binding.bind_output(tensor.name, "cuda", 0)
 
@@ -166,15 +177,17 @@ class Bound:
         return list(self._binding.copy_outputs_to_cpu())
 
 
-def outputs_of(use: Use, inputs: Mapping[str, Array], kernels: bytes) -> list[Array]:
+def outputs_of(use: Use, inputs: Mapping[str, Array], kernels: bytes, values: Mapping[str, OrtValue]) -> list[Array]:
     """What the node gives on the device; floating-point numbers as float32."""
-    return Bound(open_on_device(model(use, inputs, kernels)), inputs).outputs()
+    return Bound(open_on_device(model(use, inputs, kernels)), values).outputs()
 
 
-def seconds_of(use: Use, inputs: Mapping[str, Array], kernels: bytes, rounds: int = 15, copies: int = 2) -> list[float]:
+def seconds_of(
+    use: Use, inputs: Mapping[str, Array], kernels: bytes, values: Mapping[str, OrtValue], rounds: int = 15
+) -> list[float]:
     """Seconds that one node takes on the device, for each round."""
     few, many = (
-        Bound(open_on_device(model(use, inputs, kernels, count, copies)), inputs).run for count in (NODES, 2 * NODES)
+        Bound(open_on_device(model(use, inputs, kernels, count, COPIES)), values).run for count in (NODES, 2 * NODES)
     )
     return per_node(few, many, NODES, rounds, time.perf_counter)
 

@@ -44,16 +44,27 @@ def test_a_result_of_kernels_is_shown_as_a_table(tmp_path) -> None:
         "element": "float16",
         "rows": 65536,
         "copy_bandwidth": 4e12,
-        "kernels": [{"kernel": "BiasGelu", "width": 768, "bytes": 2 * 10**8, "seconds": 1e-4}],
+        "kernels": [
+            {"kernel": "BiasGelu", "width": 768, "bytes": 2 * 10**8, "seconds": 1e-4, "why_not": ""},
+            {"kernel": "BiasGelu", "width": 384, "bytes": 10**8, "seconds": None, "why_not": "no memory"},
+        ],
         "attention": [
-            {"lengths": "16 x 512", "operations": 10**10, "seconds": 5e-5, "torch_seconds": 1e-4, "why_not": ""},
-            {"lengths": "mixed", "operations": 10**10, "seconds": 5e-5, "torch_seconds": None, "why_not": "none"},
+            {"lengths": "16 x 512", "operations": 10**10, "seconds": 5e-5, "why_not": "", "torch_seconds": 1e-4},
+            {
+                "lengths": "mixed",
+                "operations": 10**10,
+                "seconds": 5e-5,
+                "why_not": "",
+                "torch_seconds": None,
+                "torch_why_not": "none",
+            },
+            {"lengths": "all", "operations": 10**10, "seconds": None, "why_not": "nothing", "torch_seconds": 1e-4},
         ],
     }
     file = tmp_path / "result.json"
     file.write_text(json.dumps(document))
     output = CliRunner().invoke(kernels_gpu.main, ["--show", str(file)]).output
-    for text in ("100.0", "2000", "0.50", "200", "2.00", "none"):
+    for text in ("100.0", "2000", "0.50", "200", "2.00", "none", "nothing", "no memory"):
         assert text in output
 
 

@@ -203,6 +203,22 @@ def test_a_kernel_that_cannot_be_compiled_is_named(variant: Variant, sentence: s
 
 
 @needs_triton
+def test_ways_that_are_no_good_are_told_and_take_nothing_else_down(own_cache: Path) -> None:
+    broken = replace(SCALED, constants={"BLOCK": 255, "SHIFT": 0.5})
+    tried = compiler.try_kernels([DEADLY, SCALED, broken, DEADLY, replace(SCALED, num_warps=4)], 80)
+    assert [one for one in tried if isinstance(one, str)] == ["cannot be compiled"] * 3
+    warps = [one.codes[0].num_warps for one in tried if isinstance(one, Compiled)]
+    assert warps == [2, 4]
+    assert all(code.aligned for one in tried if isinstance(one, Compiled) for code in one.codes)
+
+
+@needs_triton
+def test_a_way_that_needs_too_much_shared_memory_is_no_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "shared_limit", lambda _: 1024)
+    assert compiler.try_kernels([PRODUCT], 80) == ["needs too much shared memory"]
+
+
+@needs_triton
 def test_more_shared_memory_than_some_device_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "shared_limit", lambda _: 1024)
     with pytest.raises(PassError, match=r"product for sm_80.* needs \d+ bytes of shared memory, and there are 1024 on"):

@@ -21,7 +21,6 @@ from turbo_onnx.custom_ops.cuda.variant import Variant
 from turbo_onnx.errors import PassError
 
 
-
 @dataclass(frozen=True)
 class Resources:
     """What one compiled kernel uses of a device.
@@ -96,6 +95,40 @@ def compile_kernels(kernels: Mapping[int, Iterable[Variant]], targets: Iterable[
     return [_compiled(job, answers[digest], targets) for job, digest in zip(jobs, digests, strict=True)]
 
 
+def try_kernels(variants: Iterable[Variant], capability: int) -> list[Compiled | str]:
+    """Compile ways to run kernels, to find out which of them are any good: for one capability, and aligned pointers.
+
+    Args:
+        variants: any, also several of one kernel.
+        capability: 10 · major + minor.
+
+    Returns:
+        for each variant, in their order, what is compiled, or what is wrong with it: "cannot be compiled", or "needs
+        too much shared memory". One that would have spilled registers may have got more warps, as from
+        `compile_kernels`.
+
+    Raises:
+        InputError: Triton is not installed, or cannot compile for the capability.
+    """
+    jobs = [_Job(variant, capability, aligned=True) for variant in variants]
+    if not jobs:
+        return []
+    tools = toolchain.find([capability])
+    digests = [_digest(job, tools) for job in jobs]
+    answers = {digest: json.loads(data) for digest in digests if (data := cache.load(digest)) is not None}
+    missing = {digest: job for digest, job in zip(digests, jobs, strict=True) if digest not in answers}
+    answers |= _compile(missing, tools, go_on=True)
+    return [_tried(job, answers.get(digest)) for job, digest in zip(jobs, digests, strict=True)]
+
+
+def _tried(job: _Job, answer: Mapping[str, Any] | None) -> Compiled | str:
+    if answer is None:
+        return "cannot be compiled"
+    if answer["shared"] > shared_limit(job.capability):
+        return "needs too much shared memory"
+    return _compiled(job, answer, frozenset([job.capability]))
+
+
 def _distinct(variants: Iterable[Variant]) -> list[Variant]:
     """Each variant once, by key."""
     found: dict[str, Variant] = {}
@@ -117,8 +150,11 @@ def _sources(module: str) -> str:
     return kernel_sources.digest(module)
 
 
-def _compile(jobs: Mapping[str, _Job], tools: Toolchain) -> dict[str, dict[str, Any]]:
-    """The workers' answers to the jobs, by digest. Each is in the cache as soon as it is there."""
+def _compile(jobs: Mapping[str, _Job], tools: Toolchain, *, go_on: bool = False) -> dict[str, dict[str, Any]]:
+    """The workers' answers to the jobs, by digest. Each is in the cache as soon as it is there.
+
+    Where `go_on`, jobs that fail have none.
+    """
     digests = list(jobs)
     answers: dict[str, dict[str, Any]] = {}
 
@@ -127,7 +163,8 @@ def _compile(jobs: Mapping[str, _Job], tools: Toolchain) -> dict[str, dict[str, 
         cache.store(digests[index], json.dumps(answer).encode())
 
     try:
-        workers.run(compile_worker.__name__, [job.fields() for job in jobs.values()], tools, keep)
+        fields = [job.fields() for job in jobs.values()]
+        workers.run(compile_worker.__name__, fields, tools, keep, (lambda _: None) if go_on else None)
     except workers.JobError as error:
         raise PassError(
             f"{jobs[digests[error.index]]} cannot be compiled by Triton {tools.triton}: {error}; this is a bug in"

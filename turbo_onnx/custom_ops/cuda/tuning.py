@@ -27,10 +27,18 @@ Choice = Mapping[str, Any]  # tile, num_warps, num_stages, and the constants tha
 
 
 def candidates(operator: str, variant: Variant, capability: int) -> list[Variant]:
-    """The ways to run a kernel, its own first: what the operator's `candidates` lists, or other warps and stages."""
+    """The ways to run a kernel, its own first: what the operator's `candidates` lists, or other warps and stages.
+
+    An operator's `cuda.py` may have `candidates(variant, capability)`, which gives variants that differ from this one
+    in the tile, the warps, the stages and the constants that are sizes of blocks: nothing else can be chosen.
+    """
     offered = getattr(importlib.import_module(module_of(operator)), "candidates", None)
-    found = list(offered(variant, capability)) if offered is not None else _other_warps_and_stages(variant)
-    return [variant, *(other for other in found if other != variant)]
+    ways = [variant]
+    for other in offered(variant, capability) if offered is not None else _other_warps_and_stages(variant):
+        if other not in ways:
+            assert with_choice(variant, choice(other)) == other, f"{operator} offers another kernel than {variant.key}"
+            ways.append(other)
+    return ways
 
 
 def _other_warps_and_stages(variant: Variant) -> list[Variant]:
@@ -55,6 +63,18 @@ def choice(variant: Variant) -> Choice:
         "num_stages": variant.num_stages,
         "constants": {name: value for name, value in variant.constants.items() if _is_block(name)},
     }
+
+
+def with_choice(variant: Variant, chosen: Choice) -> Variant:
+    """The variant with what was chosen."""
+    x, y, z = chosen["tile"]
+    return replace(
+        variant,
+        tile=(x, y, z),
+        num_warps=chosen["num_warps"],
+        num_stages=chosen["num_stages"],
+        constants={**variant.constants, **chosen["constants"]},
+    )
 
 
 def _is_block(constant: str) -> bool:

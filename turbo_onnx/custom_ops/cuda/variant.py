@@ -25,6 +25,7 @@ _TRITON_TYPES = {
 
 _LETTERS = {"i32": "i", "i64": "l", "fp32": "f"}
 
+
 def pointer(element: str) -> str:
     """Triton's type of a pointer to elements of this type, which is given by its NumPy name."""
     return f"*{_TRITON_TYPES[element]}"
@@ -68,7 +69,7 @@ class Variant:
 
     @property
     def letters(self) -> str:
-        """The run-time arguments as archives and the launcher name them, one letter each: pointer, i32, i64 (l), fp32."""
+        """The run-time arguments as archives and the launcher name them: pointer, i32, i64 (l), fp32, a letter each."""
         return "".join("p" if kind.startswith("*") else _LETTERS[kind] for kind in self.arguments.values())
 
 

@@ -32,7 +32,13 @@ Job = Mapping[str, Any]
 Answer = dict[str, Any]
 
 
-def run(module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int, Answer], None]) -> None:
+def run(
+    module: str,
+    jobs: Sequence[Job],
+    tools: Toolchain,
+    done: Callable[[int, Answer], None],
+    failed: Callable[[JobError], None] | None = None,
+) -> None:
     """Do the jobs, on all cores.
 
     Args:
@@ -40,13 +46,14 @@ def run(module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int,
         jobs: as JSON objects.
         tools: makes the environment.
         done: called with each job's index and its answer as soon as there is one, from several threads.
+        failed: called in the same way for a job that failed; the others go on. None: the first such is raised.
 
     Raises:
         JobError: a process ended without an answer, or answered that it failed. No process is left.
     """
     if not jobs:
         return
-    crew = _Crew(module, jobs, tools, done)
+    crew = _Crew(module, jobs, tools, done, failed)
     count = min(os.cpu_count() or 1, -(-len(jobs) // _JOBS_EACH))
     with (
         TemporaryDirectory(prefix="turbo-onnx-", ignore_cleanup_errors=True) as name,
@@ -60,8 +67,16 @@ def run(module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int,
 
 
 class _Crew:
-    def __init__(self, module: str, jobs: Sequence[Job], tools: Toolchain, done: Callable[[int, Answer], None]) -> None:
+    def __init__(
+        self,
+        module: str,
+        jobs: Sequence[Job],
+        tools: Toolchain,
+        done: Callable[[int, Answer], None],
+        failed: Callable[[JobError], None] | None,
+    ) -> None:
         self._done = done
+        self._failed = failed
         self._command = [sys.executable, "-P", "-m", module]
         self._jobs = jobs
         self._tools = tools
@@ -72,8 +87,33 @@ class _Crew:
         self._processes: list[subprocess.Popen[str]] = []
 
     def serve(self, folder: Path) -> None:
-        """Give one process jobs until there are no more. It may write to the folder."""
+        """Give one process jobs until there are no more, and another one its place if it dies and that is allowed.
+
+        It may write to the folder.
+        """
         folder.mkdir()
+        process = self._start(folder)
+        try:
+            while not self._over.is_set():
+                index = self._waiting.get_nowait()
+                if process.poll() is not None:
+                    process.communicate()
+                    process = self._start(folder)
+                try:
+                    answer = self._answer(process, index, folder / "log")
+                except JobError as error:
+                    if self._failed is None:
+                        raise
+                    self._failed(error)
+                else:
+                    self._done(index, answer)
+        except queue.Empty:
+            pass
+        finally:
+            process.kill()
+            process.communicate()
+
+    def _start(self, folder: Path) -> subprocess.Popen[str]:
         with (folder / "log").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 self._command,
@@ -84,15 +124,7 @@ class _Crew:
                 encoding="utf-8",
             )
         self._processes.append(process)
-        try:
-            while not self._over.is_set():
-                index = self._waiting.get_nowait()
-                self._done(index, self._answer(process, index, folder / "log"))
-        except queue.Empty:
-            pass
-        finally:
-            process.kill()
-            process.communicate()
+        return process
 
     def dismiss(self) -> None:
         """End all processes, and with them what waits for their answers."""
