@@ -43,11 +43,16 @@ def build_programs(folder: Path) -> dict[str, Path]:
     return programs
 
 
-def build_library(folder: Path) -> ctypes.CDLL:
-    """The parts of the arena as C functions."""
+def build_library(folder: Path) -> Path:
+    """The parts of the arena as C functions, compiled."""
     path = folder / "probe.so"
     sources = ["library_probe.cc", "cost_probe.cc", "failing_memory.cc"]
     subprocess.run(_command(path, sources, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", FAILING), check=True)
+    return path
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """What `build_library` made."""
     library = ctypes.CDLL(str(path))
     for name in ("plan_error", "policy_error"):
         getattr(library, name).restype = ctypes.c_char_p

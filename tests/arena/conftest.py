@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from tests import shared
 from tests.arena import build
 
 
 @pytest.fixture(scope="session")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def probe() -> ctypes.CDLL:
     """The arena as C functions."""
     _require_compiler()
-    return build.build_library(tmp_path_factory.mktemp("arena"))
+    return build.load_library(shared.once("arena", build.build_library))
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def programs() -> dict[str, Path]:
     """The arena as a program, under each sanitizer."""
     _require_compiler()
-    return build.build_programs(tmp_path_factory.mktemp("sanitized"))
+    return shared.once("arena under sanitizers", build.build_programs)
 
 
 def _require_compiler() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import shared
 from tests.cuda import fake_driver
 from tests.cuda.fake_driver import FakeDriver
 from tests.cuda.launcher import Launcher, build_probe
@@ -15,19 +16,19 @@ _copies = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fake_library() -> Path:
     """The fake driver's file."""
     if fake_driver.compiler() is None:
         pytest.skip("no C++ compiler")
-    return fake_driver.build(tmp_path_factory.mktemp("driver"))
+    return shared.once("driver", fake_driver.build)
 
 
 @pytest.fixture(scope="session")
-def probe_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probe_library() -> Path:
     """The launcher as C functions."""
     if fake_driver.compiler() is None:
         pytest.skip("no C++ compiler")
-    return build_probe(tmp_path_factory.mktemp("launcher"))
+    return shared.once("launcher", build_probe)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
+from tests import shared
 from tests.cuda import fake_driver
 from tests.custom_ops.single_node import Array, Case, between_casts
 from turbo_onnx.custom_ops import spec
@@ -27,26 +27,23 @@ from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 
 ROOT = Path(__file__).parents[2]
-BUILT = "TURBO_ONNX_TESTS_BUILT"  # in the environment: a folder in which `build` was done
 OPERATORS = "operators.so"
 CAPABILITY = 90
 ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
-def build(folder: Path) -> None:
+def _build(folder: Path) -> Path:
     """Compile the operators and the fake driver into the folder."""
     fake_driver.build(folder)
     sources = [ROOT / "tests/cuda/register.cc", *sorted((ROOT / "turbo_onnx/custom_ops/cuda").glob("*.cc"))]
     fake_driver.build_shared(folder / OPERATORS, sources, "-O0")
+    return folder
 
 
 @functools.cache
 def _library() -> str:
     """The operators' path. Also puts the fake driver in the driver's place and the interpreter behind it."""
-    if BUILT not in os.environ:
-        os.environ[BUILT] = tempfile.mkdtemp(prefix="turbo-onnx-tests-")
-        build(Path(os.environ[BUILT]))
-    folder = Path(os.environ[BUILT])
+    folder = shared.once("operators", _build)
     os.environ["TURBO_ONNX_CUDA_DRIVER"] = str(folder / fake_driver.NAME)
     fake_driver.FakeDriver(folder / fake_driver.NAME).set_launch(_launch)
     return str(folder / OPERATORS)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests import shared
 from tests.cuda import fake_driver
 from tests.cuda.launcher import PROBE, LauncherError, code
 from turbo_onnx.custom_ops.cuda.archive import Code, Rule, pack, unpack
@@ -58,7 +59,9 @@ def line(code: Code) -> str:
 class Program:
     """The launcher as a process, under sanitizers: an archive in, a line out."""
 
-    def __init__(self, folder: Path, driver: Path) -> None:
+    @staticmethod
+    def build(folder: Path) -> Path:
+        """Compile it, under sanitizers if they work here."""
         program = folder / "probe"
         source = folder / "empty.cc"
         source.write_text("int main() {}")
@@ -67,6 +70,9 @@ class Program:
         include = f"-I{fake_driver.INCLUDE}"
         command = [str(COMPILER), "-std=c++17", *flags, include, *map(str, PROBE), "-o", str(program), "-ldl"]
         subprocess.run([*command, "-pthread"], check=True)
+        return program
+
+    def __init__(self, program: Path, driver: Path) -> None:
         self._environment = os.environ | {"TURBO_ONNX_CUDA_DRIVER": str(driver)}
         self._process = subprocess.Popen(
             [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment
@@ -89,8 +95,8 @@ class Program:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory, fake_library: Path) -> Iterator[Program]:
-    program = Program(tmp_path_factory.mktemp("sanitized"), fake_library)
+def program(fake_library: Path) -> Iterator[Program]:
+    program = Program(shared.once("launcher under sanitizers", Program.build), fake_library)
     yield program
     program.close()
 

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda import device
 from tests.cuda.fake_driver import compiler
 
 FOLDER = Path(__file__).with_name("interpreted")
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
-
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -27,18 +25,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("operators")
-    device.build(folder)
-    return folder
-
-
 @pytest.mark.parametrize("file", FILES)
-def test_interpreted(file, built):
+def test_interpreted(file):
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / file)],
-        env=os.environ | {"TRITON_INTERPRET": "1", device.BUILT: str(built)},
+        env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
