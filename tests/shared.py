@@ -41,11 +41,13 @@ def once(name: str, make: Callable[[Path], Made]) -> Made:
     with (folder() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = place / "made.pickle"
-        if not kept.exists():
+        if kept.exists():
+            made: Made = pickle.loads(kept.read_bytes())
+        else:
             shutil.rmtree(place, ignore_errors=True)  # of one who failed
             place.mkdir()
             made = make(place)
             unfinished = place / "unfinished.pickle"
             unfinished.write_bytes(pickle.dumps(made))
             unfinished.replace(kept)
-        return pickle.loads(kept.read_bytes())
+        return made

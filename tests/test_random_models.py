@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import turbo_onnx
+from tests.optimized import Optimized, optimized
 from tests.random_models.encoders import difference, feeds, random_model
 from turbo_onnx.sessions import Session, library_available, open_session
 
@@ -21,10 +22,10 @@ LIBRARIES = (True, False) if library_available() else (False,)
 @pytest.mark.parametrize("seed", range(FIRST, LAST))
 def test_a_random_encoder_computes_what_it_did(seed: int) -> None:
     model = random_model(seed)
-    result = turbo_onnx.optimize(model.proto, packing="on", verify=False, checks=seed % 10 == 0)
-    onnx.checker.check_model(result.model)
-    before = _session(model.proto)
-    after = {with_library: _session(result.model, library=with_library) for with_library in LIBRARIES}
+    artifact = _optimized(seed).artifact
+    onnx.checker.check_model(artifact)
+    before = _session(model.proto.SerializeToString())
+    after = {with_library: _session(artifact, library=with_library) for with_library in LIBRARIES}
     for arrays, masks in feeds(model, seed):
         expected = before.run(None, arrays)
         for with_library, session in after.items():
@@ -33,13 +34,17 @@ def test_a_random_encoder_computes_what_it_did(seed: int) -> None:
             assert not different, f"{different}: {where}"
 
 
-def _session(proto: onnx.ModelProto, *, library: bool = False) -> Session:
-    return open_session(proto.SerializeToString(), level="none", library=library, threads=1)
+def _optimized(seed: int) -> Optimized:
+    return optimized(f"random {seed}", lambda: random_model(seed).proto, packing="on", checks=seed % 10 == 0)
+
+
+def _session(content: bytes, *, library: bool = False) -> Session:
+    return open_session(content, level="none", library=library, threads=1)
 
 
 def test_the_comparison_finds_a_token_that_is_different() -> None:
     model = random_model(1)
-    session = _session(model.proto)
+    session = _session(model.proto.SerializeToString())
     arrays, masks = next(feeds(model, 1))
     expected = session.run(None, arrays)
     changed = [array.copy() for array in expected]
@@ -59,5 +64,4 @@ def test_a_float_mask_under_sizes_of_its_own_is_known_to_be_a_mask_when_inputs_a
 
 
 def test_most_random_encoders_are_packed_at_least_in_part() -> None:
-    reports = [turbo_onnx.optimize(random_model(seed).proto, packing="on", verify=False).report for seed in range(20)]
-    assert sum(bool(report.packed) for report in reports) >= 10
+    assert sum(bool(_optimized(seed).report["packed"]) for seed in range(20)) >= 10
