@@ -5,13 +5,16 @@ At a few sizes here; EVERY_SIZE=1 in the environment takes all of `uses.py`, whi
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import re
 
 import pytest
 
 from tests.cuda.uses import ELEMENTS, uses
-from turbo_onnx.custom_ops.cuda.compiler import compile_kernels
+from turbo_onnx.custom_ops.cuda.archive import Rule
+from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.targets import DEFAULT
 
@@ -23,19 +26,56 @@ LEFT_OUT = {"bfloat16": 1}  # by element, with the value of `causal`: float16's 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
-def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element):
+INDICES = {
+    # What of float16's kernels may be read or written in less than 16 bytes, by operator: numbers of rows and tokens.
+    "bias_gelu": set(),
+    "skip_layer_normalization": set(),
+    "embed_layer_normalization": {"ld.global.b64"},
+    "restore_padding": {"ld.global.b64"},
+    "segment_pooling": {"ld.global.b32", "st.global.b16"},  # a sequence's sum is of two bytes for each thread
+}
+
+
+@functools.cache
+def compiled(element: str) -> list[Compiled]:
+    """Every kernel for every default architecture."""
     chosen = list(uses(element))
     if not EVERY_SIZE:
         few = uses(element, WIDTHS, HEADS)
         chosen = [use for use in few if use.attributes.get("causal") != LEFT_OUT.get(element, -1)]
     kernels = {capability: [v for use in chosen for v in variants_of(use, capability)] for capability in DEFAULT}
-    compiled = compile_kernels(kernels, DEFAULT)
+    return compile_kernels(kernels, DEFAULT)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element):
     spilled = [
         f"{code.key} for {code.capability}, aligned {code.aligned}: {entry.resources}"
-        for entry in compiled
+        for entry in compiled(element)
         for code in entry.codes[:1]
         if entry.resources.spills
     ]
     assert spilled == []
-    assert {code.capability for entry in compiled for code in entry.codes} == set(DEFAULT)
+    assert {code.capability for entry in compiled(element) for code in entry.codes} == set(DEFAULT)
+
+
+def test_kernels_of_rows_read_and_write_16_bytes_at_once():
+    seen = set()
+    for entry in compiled("float16"):
+        for code in entry.codes:
+            operator, *rest = code.key.split(";")
+            if code.rule is not Rule.LATER or not code.aligned or operator not in INDICES or "mode=3" in rest:
+                continue
+            accesses = set(re.findall(r"\b(?:ld|st)\.global[.\w]*", code.data.decode()))
+            assert "ld.global.v4.b32" in accesses, code.key
+            assert accesses - {"ld.global.v4.b32", "st.global.v4.b32"} <= INDICES[operator], code.key
+            seen.add(operator)
+    assert seen == set(INDICES)
+
+
+def test_kernels_of_small_rows_need_no_shared_memory():
+    """One warp adds a row up, so that nothing waits: neither for other warps nor for memory."""
+    rows = ("bias_gelu", "skip_layer_normalization", "embed_layer_normalization")
+    found = [entry for entry in compiled("float16") if entry.codes[0].key.startswith(rows) and entry.codes[0].aligned]
+    assert found
+    assert {entry.codes[0].key: entry.resources.shared for entry in found if entry.resources.shared} == {}

@@ -9,6 +9,8 @@ Where the mask may hold zeros and ones only, anything else is found while counti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 
@@ -137,3 +139,8 @@ def variants(use: Use, capability: int) -> list[Variant]:
             constants={"HAS_INDEX": index, "HAS_POSITION": position, "BLOCK": _BLOCK},
         ),
     ]
+
+
+def candidates(variant: Variant, capability: int) -> Sequence[Variant]:
+    """None: the host waits for the number of tokens, and that is what this takes, however the kernels run."""
+    return ()
