@@ -229,6 +229,13 @@ class TokenLayout:
         roles = (Role.TOKEN, *([Role.CONSTANT] * (len(node.inputs) - 1)))
         return Tokenwise(roles, dict(node.attrs), {3: axes})
 
+    def _expanded(self, node: gs.Node, lead: int) -> Tokenwise | None:
+        """Within rows."""
+        row = self.row(node.outputs[0])
+        if row is None or len(node.inputs[0].shape) != lead + len(row):
+            return None
+        return Tokenwise((Role.TOKEN, Role.CONSTANT), {}, {1: [1, *row]})
+
     def _rearranged(self, node: gs.Node) -> Tokenwise | None:
         """Reshape and its like, where whole rows stay whole and in order."""
         source, result = node.inputs[0], node.outputs[0]
@@ -245,6 +252,7 @@ _RULES: dict[str, Callable[[TokenLayout, gs.Node, int], Tokenwise | None]] = {
     **dict.fromkeys(_REDUCTIONS, TokenLayout._reduction),
     **dict.fromkeys(("Split", "Concat"), TokenLayout._along_axis),
     "Transpose": TokenLayout._transposed,
+    "Expand": TokenLayout._expanded,
     "Slice": TokenLayout._sliced,
 }
 

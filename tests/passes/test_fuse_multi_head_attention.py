@@ -12,6 +12,7 @@ from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.raise_attention import RaiseAttention
+from turbo_onnx.passes.simplify_shapes import SimplifyShapes
 
 FUSED = "turbo_onnx.VarlenAttention"
 SCORES = (
@@ -301,6 +302,90 @@ def test_keys_from_a_cache_are_brought_side_by_side() -> None:
     assert given(node) == ["query", "key", "value", "bias"]
     data = next(batches()) | {"past": normal(5, 2, 3, 4, seed=9)}
     equivalent(run(before, data), after, data)
+
+
+ROTATED = (
+    "lower = Slice(turned, at0, at2, at3) upper = Slice(turned, at2, at4, at3) minus = Neg(upper) "
+    "swapped = Concat<axis = -1>(minus, lower) q = Mul(swapped, half)"
+)
+CUTS = ", int64[1] at0 = {0}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[1] at4 = {4}, int64[1] at8 = {8}"
+
+
+def test_values_cut_out_of_wider_heads_are_not_taken_for_them() -> None:
+    query = QUERY.replace(" q = ", " turned = ") + ROTATED
+    value = (
+        "mv = MatMul(x, wide) rv = Reshape(mv, pairs) tv = Transpose<perm = [0,2,1,3]>(rv) v = Slice(tv, at4, at8, at3)"
+    )
+    before, after = (
+        layer(
+            SCORES,
+            query=query,
+            value=value,
+            constants=CUTS + ", int64[4] pairs = {0, 0, 2, 8}",
+            extra={"wide": normal(8, 16, seed=6)},
+        )
+        for _ in range(2)
+    )
+    node, _ = fused(after)
+    assert [list(tensor.shape) for tensor in node.inputs[:3]] == [["B", "S", 8]] * 3
+    check_equivalent(before, after)
+
+
+def test_keys_that_were_transposed_to_and_fro_are_taken_from_where_they_were() -> None:
+    key = (
+        f"{KEY.replace(' k = ', ' turned = ')} {ROTATED.replace('q = ', 'k1 = ')} size = Shape(k1) "
+        "flat = Reshape(k1, rows) ft = Transpose<perm = [0,2,1]>(flat) shape = Gather<axis = 0>(size, order) "
+        "kt = Reshape(ft, shape)"
+    )
+    constants = CUTS + ", int64[3] rows = {-1, 5, 4}, int64[4] order = {0, 1, 3, 2}"
+    before, after = (layer(SCORES, key=key, constants=constants, length="5") for _ in range(2))
+    SimplifyShapes().run(after)
+    cleaned(after)
+    fused(after)
+    orders = {tuple(node.attrs["perm"]) for node in after.graph.nodes if node.op == "Transpose"}
+    assert orders == {(0, 2, 1, 3)}
+    data = next(batches())
+    equivalent(run(before, data), after, data)
+
+
+REPEAT = " g = Unsqueeze(one, at2) e = Expand(g, twice) k = Reshape(e, four) kt = Transpose<perm = [0,1,3,2]>(k)"
+SHARED = {"wk1": normal(8, 4, seed=5), "wv1": normal(8, 4, seed=6)}
+SIZES = ", int64[4] single = {0, 0, 1, 4}, int64[5] twice = {1, 1, 2, 1, 1}, int64[4] four = {0, 2, -1, 4}"
+
+
+def test_heads_that_queries_share_are_repeated_with_tokens_in_front() -> None:
+    one = "m1 = MatMul(x, wk1) r1 = Reshape(m1, single) one = Transpose<perm = [0,2,1,3]>(r1)"
+    two = (
+        one.replace("1", "2").replace("x, wk2", "x, wv1").replace("one =", "other =").replace("[0,2,2,3]", "[0,2,1,3]")
+    )
+    value = two + " g2 = Unsqueeze(other, at2) e2 = Expand(g2, twice) v = Reshape(e2, four)"
+    before, after = (
+        layer(SCORES, key=one + REPEAT, value=value, constants=CUTS + SIZES, extra=SHARED) for _ in range(2)
+    )
+    node, _ = fused(after)
+    assert [list(tensor.shape) for tensor in node.inputs[:3]] == [["B", "S", 8]] * 3
+    assert count(after)["Transpose"] == 0
+    check_equivalent(before, after)
+
+
+def test_heads_that_are_repeated_in_another_order_are_not_taken_apart() -> None:
+    """[B, n, G, S, D]: all heads, and all of them again."""
+    one = "m1 = MatMul(x, wk) r1 = Reshape(m1, split) one = Transpose<perm = [0,2,1,3]>(r1)"
+    repeat = REPEAT.replace("Unsqueeze(one, at2)", "Unsqueeze(one, at1)").replace("twice", "again")
+    query = "mq = MatMul(x, wide) rq = Reshape(mq, quads) q = Transpose<perm = [0,2,1,3]>(rq)"
+    value = "mv = MatMul(x, wide) rv = Reshape(mv, quads) v = Transpose<perm = [0,2,1,3]>(rv)"
+    constants = (
+        ", int64[1] at1 = {1}, int64[5] again = {1, 2, 1, 1, 1}, int64[4] quads = {0, 0, 4, 4}, "
+        "int64[4] four = {0, 4, -1, 4}, int64[3] all = {0, 0, 16}"
+    )
+    merge = MERGE.replace("(to, merge)", "(to, all)").replace("wo", "back")
+    extra = {"wide": normal(8, 16, seed=6), "back": normal(16, 8, seed=7)}
+    before, after = (
+        layer(SCORES, query=query, key=one + repeat, value=value, merge=merge, constants=constants, extra=extra)
+        for _ in range(2)
+    )
+    fused(after)
+    check_equivalent(before, after)
 
 
 def test_the_mask_is_handed_on_untouched() -> None:

@@ -11,6 +11,17 @@ from turbo_onnx.optimizer import packed_node_share
 
 TWO_LAYERS = EMBEDDING + BIAS + layer(1) + layer(2)
 LENGTH = "sh = Shape(ids) len = Slice(sh, axis1, end)"
+ROTATED = """
+    top = Squeeze(len, axis0) at = Range(first, top, step) places = Reshape(at, by_position) pf = Cast<to = 1>(places)
+    phase = Mul(pf, angles) cosine = Cos(phase) sine = Sin(phase)
+    q = MatMul(h0, wq) q4 = Reshape(q, heads) low = Slice(q4, axis0, half, axis3) high = Slice(q4, half, end, axis3)
+    minus = Neg(high) turned = Concat<axis = 3>(minus, low) qc = Mul(q4, cosine) qs = Mul(turned, sine)
+    q5 = Add(qc, qs) qr = Reshape(q5, merged)
+    k = MatMul(h0, wk1) k4 = Reshape(k, single) kc = Mul(k4, cosine) k5 = Unsqueeze(kc, axis3) k2 = Expand(k5, twice)
+    kr = Reshape(k2, merged)
+    v = MatMul(h0, wv) a = turbo_onnx.VarlenAttention<num_heads = 2, scale = 0.5>(qr, kr, v, , , bias)
+    o = MatMul(a, wo) y = Add(o, h0)
+"""
 
 PACKED = {
     "hidden states of the last layer": (TWO_LAYERS, "float[B,S,8] h2", {}),
@@ -52,6 +63,16 @@ PACKED = {
         + layer(1, source="e0"),
         "float[B,S,8] h1",
         {"constants": ", int64 step = {1}"},
+    ),
+    "heads rotated by their positions, keys repeated": (
+        EMBEDDING + BIAS + LENGTH + ROTATED,
+        "float[B,S,8] y",
+        {
+            "constants": ", int64 step = {1}, int64[4] heads = {0, 0, 2, 4}, int64[1] half = {2}, "
+            "int64[1] axis3 = {3}, int64[4] single = {0, 0, 1, 4}, int64[5] twice = {1, 1, 1, 2, 1}, "
+            "int64[3] merged = {0, 0, 8}, int64[4] by_position = {1, -1, 1, 1}, float[4] angles = {1, 0.1, 1, 0.1}",
+            "extra": {"wk1": normal(8, 4, seed=7)},
+        },
     ),
     "positions looked up by an input": (
         EMBEDDING + BIAS + "pe = Gather(table, where) e0 = Add(h0, pe)" + layer(1, source="e0"),

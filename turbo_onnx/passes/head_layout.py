@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.graph import Editor, Tensor
+from turbo_onnx.passes.grouped_heads import before_repeating
 from turbo_onnx.passes.reshaping import reshaped, transposed
 from turbo_onnx.passes.views import Ancestor, View, applied, axis_of, positions, viewed_input, whole
 
@@ -75,10 +76,20 @@ def heads_beside_features(found: Sequence[Ancestor]) -> Ancestor | None:
 def side_by_side(edit: Editor, operand: Tensor, found: Sequence[Ancestor]) -> tuple[Tensor, float]:
     """An operand [B, H, S, D] with known H and D as [B, S, H*D], and the number by which to multiply that."""
     batch, heads, rows, size = operand.shape
-    ancestor = heads_beside_features(found)
-    split = transposed(edit, operand, (0, 2, 1, 3)) if ancestor is None else ancestor.tensor
-    merged = reshaped(edit, split, [0, 0, heads * size], [batch, rows, heads * size])
-    return merged, 1.0 if ancestor is None else ancestor.view.factor
+    beside = heads_beside_features(found)
+    ancestor = beside or _moved_to_and_fro(found)
+    repeated = before_repeating(ancestor.tensor) if beside is None else None
+    if repeated is not None:
+        return repeated.side_by_side(edit), ancestor.view.factor
+    split = beside.tensor if beside is not None else transposed(edit, ancestor.tensor, (0, 2, 1, 3))
+    return reshaped(edit, split, [0, 0, heads * size], [batch, rows, heads * size]), ancestor.view.factor
+
+
+def _moved_to_and_fro(found: Sequence[Ancestor]) -> Ancestor:
+    """The operand's farthest ancestor that is the operand itself, but for a factor."""
+    operand = found[0]
+    unchanged = [each for each in found if each.view.axes == operand.view.axes and not each.view.offsets]
+    return next(each for each in reversed(unchanged) if list(each.tensor.shape) == list(operand.tensor.shape))
 
 
 def is_split_or_merged(edit: Editor, output: Tensor, found: Sequence[Sequence[Ancestor]], opset: int) -> bool:
