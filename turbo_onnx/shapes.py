@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.dims import Dim, as_dim, as_item, symbol
-from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Tensor
+from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Shape, Tensor
 from turbo_onnx.inference import computation, elementwise, movement, values
 from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule, Symbols
 from turbo_onnx.model import Model
@@ -66,19 +66,35 @@ def infer(model: Model) -> Facts:
         The facts by tensor; `facts.symbols.equalities` tells which input sizes were taken for equal, and why that is
         safe stands with `Symbols`.
     """
-    graph = model.graph
-    symbols = Symbols()
-    for tensor in graph.inputs:
-        for item in tensor.shape or ():
-            dim = as_dim(item) if isinstance(item, (int, str)) else None
-            for name in sorted(dim.symbols) if isinstance(dim, Dim) else ():
-                symbols.inputs.setdefault(name, len(symbols.inputs))
+    facts = _facts(model, [tensor.shape for tensor in model.graph.inputs], Symbols())
+    _write(model.graph, facts)
+    return facts
+
+
+def infer_proven(model: Model) -> Facts:
+    """Infer without taking sizes for equal that the file names differently, or not at all; write nothing.
+
+    Two shapes that are equal here are equal in every run, also where an input of one sequence is broadcast.
+
+    Args:
+        model: its graph must be topologically sorted.
+    """
+    declared = [model.declared_shapes.get(tensor.name, tensor.shape) for tensor in model.graph.inputs]
+    return _facts(model, declared, Symbols(strict=True))
+
+
+def _facts(model: Model, inputs: Sequence[Shape], symbols: Symbols) -> Facts:
+    pairs = enumerate(zip(model.graph.inputs, inputs, strict=True))
+    declared = [_declared(tensor, shape, f"input{number}") for number, (tensor, shape) in pairs]
+    for item in (item for shape in inputs for item in shape or ()):
+        dim = as_dim(item) if isinstance(item, (int, str)) else None
+        for name in sorted(dim.symbols) if isinstance(dim, Dim) else ():
+            symbols.inputs.setdefault(name, len(symbols.inputs))
     for _ in range(_ROUNDS):
         known = len(symbols.same)
-        facts = _walk(graph, model.opset, symbols)
+        facts = _walk(model.graph, model.opset, symbols, declared)
         if len(symbols.same) == known:
             break
-    _write(graph, facts)
     return facts
 
 
@@ -99,10 +115,10 @@ def assumed_equal(model: Model) -> set[str]:
     return {symbol_name for symbol_name, declared in names.items() if len(declared) > 1}
 
 
-def _walk(graph: gs.Graph, opset: int, symbols: Symbols) -> Facts:
+def _walk(graph: gs.Graph, opset: int, symbols: Symbols, inputs: Sequence[Fact]) -> Facts:
     facts = Facts(symbols)
-    for number, tensor in enumerate(graph.inputs):
-        facts[tensor] = _declared(tensor, f"input{number}")
+    for tensor, fact in zip(graph.inputs, inputs, strict=True):
+        facts[tensor] = fact
     for node in graph.nodes:
         operands = [None if isinstance(t, gs.Variable) and t.is_empty() else facts[t] for t in node.inputs]
         read = Reading(node, operands, opset, symbols)
@@ -111,12 +127,12 @@ def _walk(graph: gs.Graph, opset: int, symbols: Symbols) -> Facts:
     return facts
 
 
-def _declared(tensor: gs.Variable, name: str) -> Fact:
+def _declared(tensor: gs.Variable, declared: Shape, name: str) -> Fact:
     """A graph input's fact: as the file declares it, with a name for every size that has none."""
-    if tensor.shape is None:
+    if declared is None:
         return Fact(tensor.dtype)
     shape: list[Dim | int] = []
-    for axis, item in enumerate(tensor.shape):
+    for axis, item in enumerate(declared):
         unknown = item is None or (isinstance(item, str) and not any(letter.isalpha() for letter in item))
         unnamed = unknown or (isinstance(item, int) and item < 0)  # "?" and "-1" are written where names belong
         shape.append(symbol(f"{name}_{axis}") if unnamed else as_dim(item))

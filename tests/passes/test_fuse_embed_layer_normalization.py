@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.passes.padded_graphs import sessions
 from tests.passes.support import apply, count, equivalent, graph, normal, operators, parse, run, sentences
+from turbo_onnx import shapes
 from turbo_onnx.model import Model
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
 
@@ -14,7 +16,7 @@ LOOKUPS = "u = Gather(words, a) v = Gather(types, b) w = Gather(positions, c)"
 NORM = "y = LayerNormalization<epsilon=0.001>(t, gamma, beta)"
 
 
-def model_of(nodes: str) -> Model:
+def model_of(nodes: str, header: str = HEADER) -> Model:
     weights = {
         "words": normal(9, 4),
         "types": normal(2, 4, seed=1),
@@ -26,7 +28,7 @@ def model_of(nodes: str) -> Model:
         "table": normal(3, 4, seed=7),
     }
     used = {name: value for name, value in weights.items() if name in nodes}
-    return parse(graph(f"{HEADER} {{{nodes}}}"), used)
+    return parse(graph(f"{header} {{{nodes}}}"), used)
 
 
 def inputs() -> dict[str, np.ndarray]:
@@ -118,3 +120,54 @@ def test_a_residual_in_front_of_the_normalization_is_no_near_miss() -> None:
         )
     )
     assert apply(FuseEmbedLayerNormalization(), model).rejected == []
+
+
+NAMES = {
+    "one name": ("B,S", "B,S", "B,S"),
+    "names of their own": ("B,S", "P,Q", "C,D"),
+    "no names": ("?,?", "?,?", "?,?"),
+    "two of one name": ("P,Q", "B,S", "B,S"),
+    "one batch of its own": ("B,S", "P,S", "B,S"),
+}
+UNEVEN = [
+    ("names of their own", "a", 1),
+    ("names of their own", "b", 2),
+    ("names of their own", "ac", 1),
+    ("no names", "bc", 1),
+    ("two of one name", "a", 1),
+    ("two of one name", "bc", 2),
+    ("one batch of its own", "b", 1),
+]
+
+
+def model_with_sizes(name: str) -> Model:
+    sizes = (f"int64[{size.replace('?', 'B')}] {key}" for key, size in zip("abc", NAMES[name], strict=True))
+    model = model_of(SPELLINGS["three"], f"g ({', '.join(sizes)}) => (float[X,Y,4] y)")
+    proto = model.to_proto()
+    if name == "no names":  # the text has no way to say that
+        for entry in proto.graph.input:
+            for size in entry.type.tensor_type.shape.dim:
+                size.Clear()
+    model = Model.from_proto(proto)
+    for _ in range(2):  # sizes without names get some at first, and are inputs' sizes after that
+        shapes.infer(model)
+    return model
+
+
+@pytest.mark.parametrize(("name", "broadcast", "axes"), UNEVEN)
+def test_ids_of_one_sequence_are_broadcast_as_before(name: str, broadcast: str, axes: int) -> None:
+    model = model_with_sizes(name)
+    data = {key: inputs()[key] for key in "abc"}
+    uneven = data | {key: data[key][(slice(1),) * axes] for key in broadcast}
+    before, before_uneven = run(model, data), run(model, uneven)
+    assert apply(FuseEmbedLayerNormalization(), model).applied == 1
+    for candidate in sessions(model):
+        for feed, (expected,) in ((data, before), (uneven, before_uneven)):
+            np.testing.assert_allclose(candidate.run(None, feed)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("one name", 0), ("two of one name", 3), ("names of their own", 6)])
+def test_only_ids_that_may_be_uneven_are_broadcast(name: str, expected: int) -> None:
+    model = model_with_sizes(name)
+    apply(FuseEmbedLayerNormalization(), model)
+    assert count(model)["Expand"] == expected

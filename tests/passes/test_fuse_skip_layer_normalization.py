@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.passes.padded_graphs import sessions
 from tests.passes.support import apply, count, equivalent, graph, normal, operators, parse, run, sentences
+from turbo_onnx import shapes
 from turbo_onnx.model import Model
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 
@@ -156,3 +158,35 @@ def test_half_precision_has_no_kernel() -> None:
     assert sentences(apply(FuseSkipLayerNormalization(), model)) == [
         "x is float16, and there is a kernel for float32 only"
     ]
+
+
+LAYER = "p = MatMul(n, weight) u = Add(p, n) y = LayerNormalization(u, gamma)"
+WEIGHT = {"weight": normal(4, 4, seed=9)}
+
+
+@pytest.mark.parametrize("skip", ["P,S,4", "P,Q,4"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_sum_of_inputs_whose_sizes_have_different_names_stays_a_sum_but_not_what_follows(
+    skip: str, batch: int
+) -> None:
+    nodes = f"t = Add(x, skip) n = LayerNormalization(t, gamma) {LAYER}"
+    text = graph(f"g (float[B,S,4] x, float[{skip}] skip) => (float[X,Y,4] y) <{ROWS}> {{{nodes}}}")
+    model = parse(text, WEIGHT)
+    shapes.infer(model)
+    data = {"x": normal(2, 3, 4), "skip": normal(batch, 3, 4, seed=1)}
+    before = run(model, data)
+    report = apply(FuseSkipLayerNormalization(), model)
+    assert count(model)["turbo_onnx.SkipLayerNormalization"] == 1
+    assert any(sentence.startswith("sizes of x and skip have different names") for sentence in sentences(report))
+    for candidate in sessions(model):
+        np.testing.assert_allclose(candidate.run(None, data)[0], before[0], rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_of_different_names_of_which_one_is_spread_over_the_other_are_one_shape() -> None:
+    nodes = f"size = Shape(x) e = Expand(skip, size) t = Add(x, e) n = LayerNormalization(t, gamma) {LAYER}"
+    model = parse(graph(f"g (float[B,S,4] x, float[1,1,4] skip) => (float[X,Y,4] y) <{ROWS}> {{{nodes}}}"), WEIGHT)
+    shapes.infer(model)
+    data = {"x": normal(2, 3, 4), "skip": normal(1, 1, 4, seed=1)}
+    before = run(model, data)
+    assert apply(FuseSkipLayerNormalization(), model).applied == 2
+    equivalent(before, model, data)

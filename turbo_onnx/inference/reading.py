@@ -45,12 +45,15 @@ class Symbols:
     That holds for sizes of inputs. A size that was made up for what nothing is known of may well be 1, and is taken for
     another only where the operator demands it, or where it is one of `limits`: part of an axis, of that size unless the
     axis ends before.
+
+    With `strict`, sizes of inputs are taken for the same only where they cannot differ.
     """
 
     inputs: dict[str, int] = field(default_factory=dict)
     limits: dict[str, Dim | int] = field(default_factory=dict)
     same: dict[str, Dim | int] = field(default_factory=dict)
     equalities: list[str] = field(default_factory=list)
+    strict: bool = False
 
     def resolve(self, dim: Dim | int) -> Dim | int:
         """The dimension with symbols replaced by what they were found to be."""
@@ -85,7 +88,7 @@ class Symbols:
     def _never_one_by_itself(self, name: str, other: Dim | int) -> bool:
         """Whether the size `name` is not 1 where the other one is more."""
         if name in self.inputs:
-            return not isinstance(other, Dim) or other.symbols <= self.inputs.keys()
+            return not self.strict and (not isinstance(other, Dim) or other.symbols <= self.inputs.keys())
         return name in self.limits and self.resolve(self.limits[name]) == other
 
     def _order(self, pair: tuple[Dim | int, Dim | int]) -> int:

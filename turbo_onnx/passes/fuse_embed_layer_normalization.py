@@ -2,10 +2,14 @@
 
 A row that is the same for every token (a table looked up with a constant) goes into the smallest table. Tables are
 told apart by their size alone, since the sum does not care which is which.
+
+Ids whose sizes the file names differently may have a batch of one where others have many, and the original broadcasts
+their rows. The kernel does not, so such ids are broadcast in front of it: they are a thousandth of the rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,20 +18,36 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor
 from turbo_onnx.matcher import Match
+from turbo_onnx.model import Model
+from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fuse_skip_layer_normalization import constant_or_absent, is_known, vector
 from turbo_onnx.passes.fusion import Fusion
+from turbo_onnx.passes.proven_shapes import ProvenShapes
 from turbo_onnx.pattern import Expression, bind, constant, op, optional, variable
 
 _MAX_TABLES = 3
 
 
 class FuseEmbedLayerNormalization(Fusion):
-    """Up to three table look-ups, their sum and LayerNormalization become one operator."""
+    """Up to three table look-ups, their sum and LayerNormalization become one operator.
+
+    Args:
+        proven: of the graph that the pass runs on, which it finds out itself unless told.
+    """
 
     name = "fuse-embed-layer-normalization"
     summary = "Fuse embedding look-ups, their sum and LayerNormalization into EmbedLayerNormalization."
     misses_from = 3
     misses_with = frozenset({"Gather"})
+
+    def __init__(self, proven: ProvenShapes | None = None) -> None:
+        self._proven = proven
+
+    def run(self, model: Model) -> PassReport:
+        """Rewrite until nothing matches any more."""
+        if self._proven is None:
+            return FuseEmbedLayerNormalization(ProvenShapes(model)).run(model)
+        return super().run(model)
 
     def pattern(self) -> Expression:
         def lookup(number: int) -> Expression:
@@ -53,6 +73,9 @@ class FuseEmbedLayerNormalization(Fusion):
         _check_ids([ids for _, ids in lookups])
         vector(match.gamma, width)
         constant_or_absent(match.beta, width)
+        assert self._proven is not None
+        even = _even([ids for _, ids in lookups], self._proven, edit)
+        lookups = [(table, ids) for (table, _), ids in zip(lookups, even, strict=True)]
         lookups.sort(key=lambda lookup: -int(lookup[0].shape[0]))
         if rows:
             table, ids = lookups[-1]
@@ -93,6 +116,30 @@ def _check_ids(ids: list[Tensor]) -> None:
             raise Reject("{} {} broadcasts against {} {}", one.name, list(one.shape), other.name, list(other.shape))
         if one.dtype != other.dtype:
             raise Reject("{} is {}, {} is {}", one.name, one.dtype, other.name, other.dtype)
+
+
+def _even(ids: Sequence[Tensor], proven: ProvenShapes, edit: Editor) -> list[Tensor]:
+    """The ids, broadcast with those that may have another shape at run time."""
+    kinds: list[Tensor] = []  # one of each shape
+    for tensor in ids:
+        if not any(proven.equal(tensor, kind) for kind in kinds):
+            kinds.append(tensor)
+    if len(kinds) == 1:
+        return list(ids)
+    int64 = np.dtype(np.int64)
+    sizes = [
+        edit.node("Shape", [kind], hint=f"{kind.name}_shape", dtype=int64, shape=[len(kind.shape)]) for kind in kinds
+    ]
+    even = []
+    for tensor in ids:
+        whole = tensor
+        for kind, size in zip(kinds, sizes, strict=True):
+            if not proven.equal(tensor, kind):
+                whole = edit.node(
+                    "Expand", [whole, size], hint=f"{tensor.name}_full", dtype=tensor.dtype, shape=tensor.shape
+                )
+        even.append(whole)
+    return even
 
 
 def _add_rows(table: Tensor, rows: list[Tensor], width: int, rank: int, edit: Editor) -> Tensor:

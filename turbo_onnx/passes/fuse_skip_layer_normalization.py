@@ -1,6 +1,8 @@
 """Fuse LayerNormalization(x + skip) into one SkipLayerNormalization, with the projection's bias where it is constant.
 
 The sum is often read again further down (pre-norm blocks), so it is a result of the pattern too.
+
+The kernel does not broadcast, so both operands must have one shape in every run, by the file's own names for its sizes.
 """
 
 from __future__ import annotations
@@ -13,15 +15,31 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Shape, Tensor
 from turbo_onnx.matcher import Match
+from turbo_onnx.model import Model
+from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fusion import Fusion
+from turbo_onnx.passes.proven_shapes import ProvenShapes
 from turbo_onnx.pattern import Expression, bind, constant, op, optional, variables
 
 
 class FuseSkipLayerNormalization(Fusion):
-    """A residual sum and the LayerNormalization over its last axis become one operator."""
+    """A residual sum and the LayerNormalization over its last axis become one operator.
+
+    Args:
+        proven: of the graph that the pass runs on, which it finds out itself unless told.
+    """
 
     name = "fuse-skip-layer-normalization"
     summary = "Fuse a residual sum, the bias in front of it and LayerNormalization into SkipLayerNormalization."
+
+    def __init__(self, proven: ProvenShapes | None = None) -> None:
+        self._proven = proven
+
+    def run(self, model: Model) -> PassReport:
+        """Rewrite until nothing matches any more."""
+        if self._proven is None:
+            return FuseSkipLayerNormalization(ProvenShapes(model)).run(model)
+        return super().run(model)
 
     def pattern(self) -> tuple[Expression, Expression]:
         x, skip = variables("x skip")
@@ -32,6 +50,13 @@ class FuseSkipLayerNormalization(Fusion):
     def rewrite(self, match: Match, edit: Editor) -> tuple[Tensor, Tensor | None]:
         x, skip, total = match.x, match.skip, match.total
         same_rows(x, skip)
+        assert self._proven is not None
+        if not self._proven.equal(x, skip):
+            raise Reject(
+                "sizes of {} and {} have different names in the file, so that one may be broadcast to the other",
+                x.name,
+                skip.name,
+            )
         width = x.shape[-1]
         vector(match.gamma, width)
         constant_or_absent(match.beta, width)
@@ -48,6 +73,8 @@ class FuseSkipLayerNormalization(Fusion):
             domain=DOMAIN,
             outputs=results,
         )
+        for new in results:
+            self._proven.take_over(new, total)
         return normal, results[1] if len(results) > 1 else None
 
 
