@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.passes.padded_graphs import BIAS, EMBEDDING, MEAN, layer, model, pack, same_on_tokens
+from tests.passes.padded_graphs import (
+    BIAS,
+    EMBEDDING,
+    MEAN,
+    batches,
+    compare,
+    layer,
+    model,
+    pack,
+    same_on_tokens,
+    session,
+    sessions,
+)
 from tests.passes.support import count
 
 ENCODER = EMBEDDING + BIAS + layer(1) + layer(2)
@@ -65,6 +77,28 @@ def test_pooling_stays_packed(name: str) -> None:
     assert pooling.attrs["mode"] == mode
     assert count(after)["turbo_onnx.RestorePadding"] == 0
     same_on_tokens(before, after, first=mode == "first")
+
+
+FILLS = {"ten thousand": "-10000.0", "lowest": "-3.4028234663852886e+38", "infinity": "-inf"}
+
+
+@pytest.mark.parametrize("keeps", [0, 1])
+@pytest.mark.parametrize("name", FILLS)
+def test_what_fills_padding_takes_part_in_a_maximum_only_where_there_is_padding(name: str, keeps: int) -> None:
+    nodes = (
+        ENCODER
+        + CHOICE
+        + "low = Mul(h2, huge) lower = Sub(low, far) w = Where(chosen, lower, fill) "
+        + f"y = ReduceMax<axes = [1], keepdims = {keeps}>(w)"
+    )
+    constants = f", float fill = {{{FILLS[name]}}}, float huge = {{1e5}}, float far = {{1e6}}"
+    before, after = (model(nodes, f"float[B,{'1,' * keeps}8] y", constants=constants) for _ in range(2))
+    pack(after)
+    assert count(after)["SegmentPooling"] + count(after)["turbo_onnx.SegmentPooling"] == 1
+    reference = session(before.to_proto())
+    for candidate in sessions(after):
+        for mask, data in batches():
+            compare(reference, candidate, mask, data)
 
 
 def test_the_number_of_tokens_is_read_off_the_index() -> None:
