@@ -29,8 +29,9 @@ help:
 demo: build $(VENV)/.encoder
 	$(BIN)/python -m examples.embed
 
+# One process for each core, up to four; each takes tests from the others when it has done its own.
 test: lint build $(VENV)/.encoder
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: build
 	$(BIN)/ruff check .
