@@ -42,6 +42,11 @@ def test_a_run_is_its_allocations_in_order_and_what_was_freed_in_between(chain: 
 
 
 @needs_recorder
+def test_allocations_are_far_enough_apart_for_a_profile_in_microseconds_to_tell_their_nodes(chain: Session) -> None:
+    assert np.diff(record(chain, x(3)).times).min() >= 5000
+
+
+@needs_recorder
 def test_every_run_is_written_down_for_itself(chain: Session) -> None:
     runs = [record(chain, x(rows)) for rows in (3, 1, 7, 3)]
     assert [run.extents[0] for run in runs] == [3, 1, 7, 3]
