@@ -1,7 +1,11 @@
 // The arena without ONNX Runtime, as a program that sanitizers can watch. Each mode takes a seed and a number of
 // rounds, prints what it did, and ends with an error where anything is not as it should be.
 //
-//   arena_probe runs|threads|plans|heap|failures SEED ROUNDS
+//   arena_probe runs|threads|forks|plans|heap|failures SEED ROUNDS
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -86,6 +90,78 @@ void threads(Random& random, int rounds) {
   for (const Held& held : passed_on) give(held);
   expect_all_returned();
   expect(arena::counters().kept > 0 && arena::counters().mismatched > 0, "not everything was tried");
+}
+
+// What a child process does in the place of the parent's main thread: everything that takes a lock. The memory of the
+// parent's other threads is never handed out again; of their blocks none counts as used.
+void live_on(const std::vector<Model>& models, const std::vector<Session>& sessions, Random& random, bool all_follow) {
+  alarm(20);
+  begin_run(nullptr, {});
+  const auto before = arena::block_usage();
+  if (all_follow) expect(before.in_use == 0, "runs of threads that are not there use blocks");
+  for (int i = 0; i < 3; ++i) {
+    const int64_t kept = arena::counters().kept;
+    for (size_t which = 0; which < models.size(); ++which) {
+      const std::vector<int64_t> sizes{between(random, 1, 6), 30 + i};
+      run(models[which], sessions[which], random, Deviation::kNone, nullptr, &sizes);
+      run(models[which], open(models[which], "limit:10000000"), random, Deviation::kNone, nullptr, &sizes);
+      begin_run(nullptr, {});
+    }
+    expect(arena::counters().kept > kept, "no run of the child's keeps to its plan");
+    expect(arena::block_usage().in_use == before.in_use, "a block was not released");
+    arena::trim_blocks();
+    arena::heap().trim();
+  }
+  if (all_follow) expect(arena::block_usage().held == 0, "trimming left something");
+}
+
+// A process forks again and again while its threads run. Neither parent nor child ever waits for a lock that nobody
+// holds, and the child's runs are served as the parent's.
+void forks(Random& random, int rounds) {
+  std::vector<Model> models;
+  std::vector<Session> sessions;
+  for (int i = 0; i < 4; ++i) {
+    models.push_back(make_model(random, 30, 6));
+    sessions.push_back(open(models.back(), kPolicies[i]));
+  }
+  for (const bool all_follow : {true, false}) {
+    std::atomic<bool> over{false};
+    std::vector<std::thread> crowd;
+    crowd.emplace_back([&] {  // some lock or other is held at most times
+      while (!over) {
+        arena::heap().release(arena::heap().allocate(100));
+        arena::block_usage();
+      }
+    });
+    for (int i = 0; i < 2; ++i) {
+      crowd.emplace_back([&, seed = random()] {
+        Random own(seed);
+        while (!over) {
+          const auto which = static_cast<size_t>(between(own, 0, 3));
+          run(models[which], sessions[which], own, all_follow ? Deviation::kNone : any_deviation(own));
+          if (chance(own, 0.1)) open(models[which], "limit:" + std::to_string(between(own, 1, 50)));
+          if (chance(own, 0.1)) arena::trim_blocks();
+        }
+      });
+    }
+    for (int round = 0; round < rounds; ++round) {
+      run(models[0], sessions[0], random, chance(random, 0.5) ? Deviation::kNone : Deviation::kBroken);
+      tenants::registry().lock();
+      const pid_t child = fork();
+      tenants::registry().unlock();
+      expect(child >= 0, "no process");
+      if (child == 0) {
+        live_on(models, sessions, random, all_follow);
+        _exit(0);
+      }
+      int status = 0;
+      waitpid(child, &status, 0);
+      expect(status == 0, WIFSIGNALED(status) ? "a child waited for ever, or crashed" : "a child failed");
+    }
+    over = true;
+    for (std::thread& one : crowd) one.join();
+    expect_all_returned();
+  }
 }
 
 std::string damaged(const std::string& text, Random& random) {
@@ -215,6 +291,7 @@ int main(int count, char** arguments) {
   const int rounds = std::atoi(arguments[3]);
   if (mode == "runs") runs(random, rounds);
   if (mode == "threads") threads(random, rounds);
+  if (mode == "forks") forks(random, rounds);
   if (mode == "plans") plans(random, rounds);
   if (mode == "heap") heap(random, rounds);
   if (mode == "failures") failures(random, rounds);

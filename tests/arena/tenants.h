@@ -37,6 +37,8 @@ class Registry {
     const std::lock_guard<std::mutex> lock(mutex_);
     alive_.erase(reinterpret_cast<uintptr_t>(memory));
   }
+  void lock() { mutex_.lock(); }  // for a fork
+  void unlock() { mutex_.unlock(); }
 
  private:
   std::mutex mutex_;

@@ -98,13 +98,33 @@ def test_a_process_may_end_while_threads_sessions_and_outputs_are_alive():
         assert output.split() == ["end"]
 
 
-def test_a_process_that_forks_goes_on():
+def test_a_process_that_forks_while_its_threads_run_goes_on_and_so_does_the_child():
     assert run("""
-        import os
+        import os, signal
+        def work():
+            while not over.is_set():
+                planned.run(None, feed(200))
+        def live_on():
+            signal.alarm(20)
+            before = arena_stats()
+            same = np.array_equal(planned.run(None, feed(10))[0], expected)
+            other = session(model(plan(recorded))).run(None, feed(10))[0]
+            stats = arena_stats()
+            trim()
+            served = stats.runs_kept - before.runs_kept == 2 and stats.block_bytes_in_use == 0
+            return same and np.array_equal(other, expected) and served and arena_stats().block_bytes_held == 0
+        expected, over = planned.run(None, feed(10))[0], threading.Event()
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(12):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if live_on() else 1)
+            print(os.waitpid(child, 0)[1])
+        over.set()
+        for thread in threads:
+            thread.join()
         planned.run(None, feed(10))
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if arena_stats().runs_kept else 1)
-        print(os.waitpid(child, 0)[1])
-        planned.run(None, feed(10))
-    """).split() == ["0"]
+        print(arena_stats().runs_mismatched, arena_stats().block_bytes_in_use)
+    """).split() == ["0"] * 14

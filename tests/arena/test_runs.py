@@ -28,6 +28,11 @@ def test_threads_share_sessions_pass_memory_on_and_end_in_the_middle_of_runs(pro
     assert min(seen.values()) > 0
 
 
+def test_a_child_of_a_process_whose_threads_run_waits_for_none_of_their_locks_and_counts_none_of_their_blocks(programs):
+    seen = run(programs["thread"], "forks", 12)
+    assert seen["kept"] > 0
+
+
 def test_a_damaged_plan_is_refused_or_does_no_harm(programs):
     assert run(programs["address"], "plans", 3000)["announced"] > 100
 

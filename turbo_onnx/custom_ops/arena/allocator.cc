@@ -5,6 +5,7 @@
 #include <new>
 #include <string>
 
+#include "custom_ops/arena/forks.h"
 #include "custom_ops/arena/heap.h"
 #include "custom_ops/arena/run.h"
 #include "custom_ops/ort/status.h"
@@ -53,12 +54,11 @@ bool succeeded(const abi::OrtApi* api, abi::OrtStatus* status) {
   return false;
 }
 
-// Registers with the environment of the process. Doing it again replaces the allocator by itself, and is needed where
-// the environment is another one than before; releases that take each allocator only once then refuse it, and have it.
+// Registers with the environment of the process; where there is none, with one that goes away again. Doing it again
+// replaces the allocator by itself, and is needed where the environment is another one than before; releases that take
+// each allocator only once then refuse it, and have it. Wants the registration lock.
 bool register_allocator(const abi::OrtApi* api) {
-  static std::mutex mutex;
   static auto& allocators = *new std::map<const abi::OrtApi*, Allocator*>;
-  const std::lock_guard<std::mutex> lock(mutex);
   constexpr int kWarning = 2, kDeviceAllocator = 0, kDefaultMemory = 0;
   abi::OrtEnv* environment = nullptr;
   if (!succeeded(api, abi::CreateEnv(api, kWarning, "turbo_onnx", &environment))) return false;
@@ -87,6 +87,14 @@ Policy install(const abi::OrtApi* api, abi::OrtSessionOptions* options) {
   check(api, abi::AddSessionConfigEntry(api, options, kUseAllocators, "1"));
   check(api, abi::DisableMemPattern(api, options));
   return policy;
+}
+
+void provide(const abi::OrtApi* api) noexcept {
+  try {
+    const std::lock_guard<std::mutex> lock(registration_lock());
+    register_allocator(api);
+  } catch (const std::bad_alloc&) {  // the environment may have it already; else its own arena serves
+  }
 }
 
 }  // namespace turbo_onnx::arena

@@ -36,6 +36,12 @@ void set_range(const Block& block) {
 // Whoever maps these addresses after they were unmapped must not find them here.
 void clear_range(const Block& block) { ranges[block.slot].store(0, std::memory_order_release); }
 
+// An address that no other thread has.
+const void* this_thread() {
+  static thread_local const char own = 0;
+  return &own;
+}
+
 std::mutex& pools_mutex() {
   static std::mutex& mutex = *new std::mutex;
   return mutex;
@@ -63,6 +69,7 @@ void free_in_block(Block& block) noexcept {
 }
 
 void let_go(Block& block, int64_t alive) noexcept {
+  block.runner.store(nullptr, std::memory_order_relaxed);
   if (block.outstanding.fetch_add(alive, std::memory_order_acq_rel) == -alive) block.pool->release(&block);
 }
 
@@ -160,6 +167,7 @@ Block* Pool::acquire(size_t bytes) noexcept {
     return nullptr;
   }
   block->needed = rounded;
+  block->runner.store(this_thread(), std::memory_order_relaxed);
   held_ += std::max(block->held, rounded) - block->held;
   block->held = std::max(block->held, rounded);
   in_use_ += rounded;
@@ -176,12 +184,13 @@ void Pool::release(Block* block) noexcept {
     if (block->held > most + most / 4 + kSlack) {
       surplus = block->held - most;
       discard_pages(block->base + most, surplus);
-      block->held = most;
     }
   }
   const std::lock_guard<std::mutex> lock(mutex_);
+  block->held -= surplus;
   held_ -= surplus;
   in_use_ -= block->needed;
+  block->runner.store(nullptr, std::memory_order_relaxed);
   block->released = ++releases_;
   idle_.push_back(block);
   if (policy_.kind != Policy::kGrow) give_back_forgotten();
@@ -210,6 +219,13 @@ Pool::Usage Pool::usage() noexcept {
   return {blocks_ - empty_.size(), mapped_, held_, in_use_, peak_in_use_};
 }
 
+void Pool::forget(Block& block) noexcept {
+  held_ -= block.held;
+  in_use_ -= block.needed;
+  block.held = block.needed = 0;
+  block.runner.store(nullptr, std::memory_order_relaxed);
+}
+
 Pool& pool(const Policy& policy) {
   const std::lock_guard<std::mutex> lock(pools_mutex());
   return pools().try_emplace(policy, policy).first->second;
@@ -232,6 +248,26 @@ Pool::Usage block_usage() {
 void trim_blocks() {
   const std::lock_guard<std::mutex> lock(pools_mutex());
   for (auto& [policy, pool] : pools()) pool.trim();
+}
+
+void lock_blocks() {
+  pools_mutex().lock();
+  for (auto& [policy, pool] : pools()) pool.lock();
+  table_mutex().lock();
+}
+
+void unlock_blocks() {
+  table_mutex().unlock();
+  for (auto& [policy, pool] : pools()) pool.unlock();
+  pools_mutex().unlock();
+}
+
+void forget_blocks_of_other_threads() noexcept {
+  const size_t count = block_count.load(std::memory_order_relaxed);
+  for (size_t i = 0; i < count; ++i) {
+    const void* runner = blocks[i]->runner.load(std::memory_order_relaxed);
+    if (runner != nullptr && runner != this_thread()) blocks[i]->pool->forget(*blocks[i]);
+  }
 }
 
 }  // namespace turbo_onnx::arena

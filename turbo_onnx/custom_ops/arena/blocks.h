@@ -30,6 +30,9 @@ struct Block {
   size_t next_recent = 0;
   uint64_t released = 0;  // the pool's: the number of the release that made it idle
 
+  // What is the thread's own whose run uses it; null once the run has let go of it.
+  std::atomic<const void*> runner{nullptr};
+
   // Once its run has let go of the block: how many buffers are alive in it. Until then: minus those that others than
   // the run's own thread have freed.
   std::atomic<int64_t> outstanding{0};
@@ -52,6 +55,12 @@ class Pool {
     size_t blocks, mapped, held, in_use, peak_in_use;  // number; bytes
   };
   Usage usage() noexcept;
+
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+  // The block's run is gone, and nothing is known of what is in it: it is never used again. Wants the lock.
+  void forget(Block& block) noexcept;
 
  private:
   // All of these want the lock.
@@ -86,5 +95,13 @@ void free_in_block(Block& block) noexcept;
 
 // The run lets go of its block, in which that many buffers are alive. The last of them to be freed releases it.
 void let_go(Block& block, int64_t alive) noexcept;
+
+// For a fork: all locks of this file, in their order.
+void lock_blocks();
+void unlock_blocks();
+
+// Between the two, in a child process, which has the calling thread and no other: what the runs of the others use no
+// longer counts. It is not given back either, since it is not known what the caller has of it.
+void forget_blocks_of_other_threads() noexcept;
 
 }  // namespace turbo_onnx::arena

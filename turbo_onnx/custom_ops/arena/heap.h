@@ -38,6 +38,10 @@ class Heap {
   };
   Usage usage() noexcept;
 
+  // For a fork.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
  private:
   struct Header;
   struct List {

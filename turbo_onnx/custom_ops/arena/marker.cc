@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "custom_ops/arena/allocator.h"
 #include "custom_ops/arena/plan.h"
 #include "custom_ops/arena/planned_session.h"
 #include "custom_ops/arena/run.h"
@@ -105,10 +106,15 @@ class Kernel {
 // believes what it is then told. The model says the types and shapes of the outputs.
 class Marker : public abi::OrtCustomOp {
  public:
-  explicit Marker(const Policy& policy) : abi::OrtCustomOp{}, policy_(policy) {
+  Marker(const abi::OrtApi* api, const Policy& policy) : abi::OrtCustomOp{}, api_(api), policy_(policy) {
     version = abi::kApiVersion;
     GetName = [](const abi::OrtCustomOp*) { return kName; };
-    GetExecutionProviderType = [](const abi::OrtCustomOp*) { return kCpuProvider; };
+    // Asked whenever a session is made, before it looks for allocators. There is an environment then.
+    GetExecutionProviderType = [](const abi::OrtCustomOp* op) {
+      const Marker& self = *static_cast<const Marker*>(op);
+      if (self.policy_.kind != Policy::kOff) provide(self.api_);
+      return kCpuProvider;
+    };
     GetInputTypeCount = GetOutputTypeCount = [](const abi::OrtCustomOp*) { return size_t{1}; };
     GetInputType = GetOutputType = [](const abi::OrtCustomOp*, size_t) { return abi::kUndefined; };
     GetInputCharacteristic = GetOutputCharacteristic = [](const abi::OrtCustomOp*, size_t) { return abi::kVariadic; };
@@ -137,11 +143,12 @@ class Marker : public abi::OrtCustomOp {
   }
 
  private:
+  const abi::OrtApi* const api_;
   const Policy policy_;
 };
 
 }  // namespace
 
-const abi::OrtCustomOp* make_marker(const Policy& policy) { return new Marker(policy); }
+const abi::OrtCustomOp* make_marker(const abi::OrtApi* api, const Policy& policy) { return new Marker(api, policy); }
 
 }  // namespace turbo_onnx::arena

@@ -10,8 +10,9 @@ namespace turbo_onnx::arena {
 
 constexpr const char* kPlanDomain = "turbo_onnx.plan";
 
-// The operator whose kernels announce runs to blocks of this policy; with kOff, to nobody. To be kept for ever:
-// sessions that outlive everything else in the process may still point at it.
-const abi::OrtCustomOp* make_marker(const Policy& policy);
+// The operator whose kernels announce runs to blocks of this policy; with kOff, to nobody. Where it is of a domain that
+// a session is made with, it provides the allocator. To be kept for ever: sessions that outlive everything else in the
+// process may still point at it.
+const abi::OrtCustomOp* make_marker(const abi::OrtApi* api, const Policy& policy);
 
 }  // namespace turbo_onnx::arena

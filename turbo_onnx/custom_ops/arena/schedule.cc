@@ -1,7 +1,9 @@
 #include "custom_ops/arena/schedule.h"
 
 #include <algorithm>
+#include <mutex>
 
+#include "custom_ops/arena/forks.h"
 #include "custom_ops/arena/pages.h"
 
 namespace turbo_onnx::arena {
@@ -96,14 +98,14 @@ std::shared_ptr<const Schedule> make_schedule(const Plan& plan, const Variant& v
 
 std::shared_ptr<const Schedule> Schedules::find(const Plan& plan, size_t variant, const std::vector<int64_t>& values) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(schedules_lock());
     for (const Entry& entry : kept_) {
       if (entry.variant == variant && entry.values == values) return entry.schedule;
     }
   }
   auto schedule = make_schedule(plan, plan.variants[variant], values);
   if (schedule == nullptr) return nullptr;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(schedules_lock());
   if (kept_.size() < kKept) {
     kept_.push_back({variant, values, schedule});
   } else {

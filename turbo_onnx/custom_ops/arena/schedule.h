@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "custom_ops/arena/plan.h"
@@ -53,7 +52,6 @@ class Schedules {
     std::vector<int64_t> values;
     std::shared_ptr<const Schedule> schedule;
   };
-  std::mutex mutex_;
   std::vector<Entry> kept_;
   size_t next_ = 0;  // to be replaced
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "custom_ops/arena/allocator.h"
+#include "custom_ops/arena/forks.h"
 #include "custom_ops/arena/marker.h"
 #include "custom_ops/arena/run.h"
 #include "custom_ops/arena/stats.h"
@@ -60,11 +61,9 @@ abi::OrtCustomOpDomain* make_domain(const abi::OrtApi* api, const char* name,
 }
 
 // The operators as domains. A process may hold several copies of ONNX Runtime, and a domain belongs to one. Domains are
-// never released: session options keep pointers to them.
+// never released: session options keep pointers to them. Wants the lock, as the next function does.
 const Domains& domains(const abi::OrtApi* api) {
-  static std::mutex mutex;
   static auto& every = *new std::map<const abi::OrtApi*, Domains>;
-  const std::lock_guard<std::mutex> lock(mutex);
   Domains& made = every[api];
   if (made.empty()) {
     auto with_kernels = on_the_cpu<CudaTypes, cuda::CpuFallbackRunner>();
@@ -77,11 +76,9 @@ const Domains& domains(const abi::OrtApi* api) {
 
 // The domain of the node that begins a run, whose kernels follow the policy. As lasting as the others.
 abi::OrtCustomOpDomain* plan_domain(const abi::OrtApi* api, const arena::Policy& policy) {
-  static std::mutex mutex;
   static auto& every = *new std::map<std::pair<const abi::OrtApi*, arena::Policy>, abi::OrtCustomOpDomain*>;
-  const std::lock_guard<std::mutex> lock(mutex);
   abi::OrtCustomOpDomain*& made = every[{api, policy}];
-  if (made == nullptr) made = make_domain(api, arena::kPlanDomain, {arena::make_marker(policy)});
+  if (made == nullptr) made = make_domain(api, arena::kPlanDomain, {arena::make_marker(api, policy)});
   return made;
 }
 
@@ -99,6 +96,7 @@ TURBO_EXPORT turbo_onnx::abi::OrtStatus* RegisterCustomOps(turbo_onnx::abi::OrtS
     int registered = 0;
     check(api, abi::HasSessionConfigEntry(api, options, kMark, &registered));
     if (registered) return;
+    const std::lock_guard<std::mutex> lock(arena::registration_lock());
     const arena::Policy policy = arena::install(api, options);
     check(api, abi::AddCustomOpDomain(api, options, plan_domain(api, policy)));
     for (abi::OrtCustomOpDomain* domain : domains(api)) check(api, abi::AddCustomOpDomain(api, options, domain));
