@@ -17,7 +17,7 @@ FLOORS = (
     ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
     ("passes",),
     (
-        *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation"),
+        *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation", "own_precision"),
         *("report", "report_text", "work", "recording", "allocation_names", "sequences", "planning"),
     ),
     ("pipeline",),

@@ -305,7 +305,7 @@ def test_from_option_to_artifact_and_back(tmp_path: Path, precision: Precision, 
     assert json.loads(properties["turbo_onnx.options"])["precision"] == precision
     assert kind in {tensor.data_type for tensor in proto.graph.initializer}
     counts = result.report.to_dict()["precision"]
-    assert counts == {"type": precision, "half_precision_nodes": 4, "float32_nodes": 1}
+    assert counts == {"type": precision, "original": "fp32", "half_precision_nodes": 4, "float32_nodes": 1}
     assert f"Precision: {precision} in 4 nodes; 1 stay in float32." in headline(result.report)
     assert compare_files(source, target).ok
     assert inspect(target).to_json()

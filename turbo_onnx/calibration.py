@@ -19,6 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper, numpy_helper
 
+from turbo_onnx.emulation import emulated, uses_bfloat16
 from turbo_onnx.errors import InputError
 from turbo_onnx.model import Model
 from turbo_onnx.serialization import writing
@@ -57,7 +58,7 @@ def magnitudes(model: Model, tensors: Sequence[gs.Variable], samples: Samples) -
     """
     if not tensors:
         return {}
-    proto, weights = model.without_weights()
+    proto, weights = emulated(model) if uses_bfloat16(model) else model.without_weights()
     names = [tensor.name for tensor in tensors]
     _expose(proto.graph, names)
     with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:

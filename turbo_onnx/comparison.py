@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from turbo_onnx.emulation import runnable_on_cpu
+from turbo_onnx.emulation import fed, runnable_on_cpu
 from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.own_precision import coarsest, coarsest_result, computes_in_half, learn_types
 from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.precision import PRECISIONS
 from turbo_onnx.serialization.metadata import artifact_of
@@ -29,7 +30,7 @@ def compare_files(
     """Run both models on ragged inputs and compare their outputs.
 
     Where `after` says that padding was removed from it, only rows of real tokens are compared; where it says that it
-    computes in half precision, the tolerance is that of its type.
+    computes in half precision, or `before` does, the tolerance is that of its type.
 
     Args:
         before: the reference.
@@ -52,7 +53,7 @@ def compare_files(
     artifact = artifact_of(second.shell, str(after))
     facts = artifact.facts if artifact is not None else {}
     mask = str(facts["mask_input"]) if facts.get("packed") and facts.get("mask_input") is not None else None
-    specs = with_binary_inputs(describe(first, mask), second)
+    specs = fed(with_binary_inputs(describe(first, mask), second))
     cases: dict[str, Feed] = {}
     for path in inputs:
         cases |= load_cases(path, specs)
@@ -61,16 +62,21 @@ def compare_files(
         usual = TOLERANCES["float32"]
         tolerance = Tolerance(usual.rtol if rtol is None else rtol, usual.atol if atol is None else atol, "one")
     made_in = artifact.options.get("precision") if artifact is not None else None
-    with runnable_on_cpu(second, after) as candidate:
+    learn_types(first)
+    precision = coarsest(coarsest_result(first), next((name for name in PRECISIONS if name == made_in), "fp32"))
+    learn_types(second)
+    rounded = bool(facts.get("half_precision_kept"))
+    with runnable_on_cpu(first, before, rounded=rounded) as original, runnable_on_cpu(second, after) as candidate:
         return verify(
-            before,
+            original,
             candidate,
             specs,
             mask=computed_mask(second) if mask is not None and mask not in names else mask,
             first_token=bool(facts.get("first_token_pooling")),
             own_cases=cases,
             tolerance=tolerance,
-            precision=next((precision for precision in PRECISIONS if precision == made_in), "fp32"),
+            precision=precision,
+            level="none" if computes_in_half(second) else "all",
             seed=seed,
         )
 

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.precision import HalfType
+
 Tensor: TypeAlias = gs.Variable | gs.Constant
 Shape = list[int | str] | None
 
@@ -65,6 +67,16 @@ def scalar_value(tensor: Tensor | None) -> float | int | bool | None:
         return None
     number: float | int | bool = first.item() if hasattr(first, "item") else first
     return number
+
+
+def widened_from(tensor: Tensor | None) -> HalfType | None:
+    """The half-precision type that a constant's numbers were rounded to, where that is not its type any more."""
+    return getattr(tensor, "half_type", None) if isinstance(tensor, gs.Constant) else None
+
+
+def mark_widened(constant: gs.Constant, half: HalfType) -> None:
+    """Remember that the constant's numbers were rounded to a half-precision type."""
+    constant.half_type = half
 
 
 def integers(tensor: Tensor | None) -> list[int] | None:

@@ -4,7 +4,7 @@ A mask tensor holds one number for each token: 1 for a real token and 0 for padd
 (casts, `1 - mask`, products with a huge negative number, `Where`, broadcasts to four axes), every element of the
 result depends on the mask at a few tokens only, and a mask has two values. So such a tensor is known completely by a
 table: its element for each combination of mask values. No spelling has to be recognised; each element-wise operator
-is simply run on the table.
+is simply run on the table. Causal masks and windows compare positions; the outcomes are further axes of the table.
 
 Two kinds of tensors can be a mask: a graph input [B, S] that is not used as an index (its values are taken to be 0
 and 1, as every tokenizer's are; `passes/binary_mask.py` knows where that has to be checked at run time), and any
@@ -24,12 +24,13 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.diagonal import on_diagonal
 from turbo_onnx.dims import Dim, as_dim
+from turbo_onnx.distances import AtLeast, compared
 from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
 from turbo_onnx.inference.values import single
 from turbo_onnx.model import Model
 from turbo_onnx.shapes import Facts
 
-MASKED_AT_MOST = -1e4  # what is added to a score to hide a token, in the oldest exporters; newer ones add far less
+MASKED_AT_MOST = -9984.0  # what hides a token: -1e4 in the oldest exporters, as bfloat16 has it; newer ones far less
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Add": np.add,
@@ -55,6 +56,7 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
 _LOOKUPS = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "OneHot": 0}  # and which operand says what is looked up
 _KEEPS_VALUES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _WITH_CONSTANTS = ("Add", "Clip", "Max", "Min", "Sub")
+_MOST_VIEWS = 8
 View = tuple[int, int]  # along which axes the mask's batch and position run, counted from the last: -1
 
 
@@ -63,22 +65,30 @@ class MaskFunction:
     """A tensor whose element is `table[mask at views[0], mask at views[1], …]`.
 
     Attributes:
-        mask: the mask [B, S]; None where no mask is involved and the tensor is one number throughout.
-        views: where the mask's two axes lie in the tensor, as negative axes; one for each axis of `table`.
+        mask: the mask [B, S]; None where no mask is involved.
+        views: one for each axis of `table`: where the mask's two axes lie in the tensor, as negative axes; or a
+            comparison of the positions along two axes.
         table: NumPy array of shape (2,) * len(views).
     """
 
     mask: Tensor | None
-    views: tuple[View, ...]
+    views: tuple[View | AtLeast, ...]
     table: np.ndarray
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the tensor is one number throughout."""
+        return not self.views
+
     def value(self, real: int) -> Any:
-        """The element where the mask is `real` (0 or 1) at every view."""
+        """The element where the mask is `real` (0 or 1) at every view. Comparisons of positions are not among them."""
+        assert not any(isinstance(view, AtLeast) for view in self.views)
         return self.table[(real,) * len(self.views)].item()
 
     def opposite(self, mask: Tensor | None = None) -> MaskFunction:
         """The same tensor as a function of the opposite mask, which is 1 where this one is 0."""
-        return MaskFunction(mask if mask is not None else self.mask, self.views, np.flip(self.table))
+        of_mask = tuple(axis for axis, view in enumerate(self.views) if not isinstance(view, AtLeast))
+        return MaskFunction(mask if mask is not None else self.mask, self.views, np.flip(self.table, of_mask))
 
     def follows_tokens(self, rank: int) -> bool:
         """Whether the mask's axes are the first two of the tensor's `rank` axes, so that each row has one value."""
@@ -154,11 +164,11 @@ class MaskFunctions:
         if is_op(node, "Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose"):
             source = self.of(node.inputs[0])
             return None if source is None else self._moved(node, source)
-        if is_op(node, *_ELEMENTWISE):
-            return self._elementwise(node)
-        if is_op(node, "Div"):
-            return self._elementwise(node)
-        return None
+        comparison = compared(node, self._facts)
+        if comparison is not None:
+            view, table = comparison
+            return MaskFunction(None, (view,), table)
+        return self._elementwise(node) if is_op(node, "Div", *_ELEMENTWISE) else None
 
     def _elementwise(self, node: gs.Node) -> MaskFunction | None:
         operands = [self.of(tensor) for tensor in node.inputs]
@@ -167,6 +177,8 @@ class MaskFunctions:
         if len(known) != len(operands) or len(masks) > 1:
             return None
         views = tuple(dict.fromkeys(view for operand in known for view in operand.views))
+        if len(views) > _MOST_VIEWS:
+            return None
         arrays = []
         for operand in known:
             order = [views.index(view) for view in operand.views]
@@ -190,12 +202,15 @@ class MaskFunctions:
         where = _axis_map(node, [as_dim(size) for size in before], [as_dim(size) for size in after])
         if where is None:
             return None
-        views = []
-        for batch, position in source.views:
-            axes = [where.get(len(before) + axis) for axis in (batch, position)]
-            if axes[0] is None or axes[1] is None:
+        views: list[View | AtLeast] = []
+        for view in source.views:
+            first, second = (where.get(len(before) + axis) for axis in view[:2])
+            if first is None or second is None:
                 return None
-            views.append((axes[0] - len(after), axes[1] - len(after)))
+            axes = (first - len(after), second - len(after))
+            if isinstance(view, AtLeast) and axes[0] > axes[1]:
+                return None  # it is another comparison now
+            views.append(AtLeast(*axes, view.least) if isinstance(view, AtLeast) else axes)
         return MaskFunction(source.mask, tuple(views), source.table)
 
 
@@ -241,78 +256,3 @@ def is_index(tensor: Tensor) -> bool:
             ):
                 stack.extend(reader.outputs)
     return False
-
-
-@dataclass(frozen=True)
-class AttentionMask:
-    """What an attention's additive bias is known to be.
-
-    Attributes:
-        mask: keys where this [B, S] tensor is 0 are pushed far below all others; those where it is 1 if `inverted`.
-        alone: whether the bias is nothing else; otherwise other terms are added.
-        from_all: whether those keys are hidden from rows of padding too, since every row sees all tokens' keys.
-        from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
-    """
-
-    mask: Tensor
-    alone: bool
-    from_all: bool
-    from_tokens: bool
-    inverted: bool = False
-
-
-def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | None:
-    """Prove that a bias [B, 1|H, 1|S, S] hides the padding keys, and is 0 between real tokens where it is `alone`.
-
-    Args:
-        bias: what is added to the scores; batch, heads, queries and keys along its axes.
-        functions: of the graph.
-    """
-    found = functions.of(bias)
-    if found is not None:
-        if found.mask is None:
-            return None
-        for function in (found, found.opposite()):
-            if _hides_padding(function, real_rows=True):
-                from_all = _hides_padding(function, real_rows=False)
-                return AttentionMask(found.mask, True, from_all, True, inverted=function is not found)
-        return None
-    node = producer(bias)
-    if is_op(node, "Add") and node is not None:
-        for tensor, other in (node.inputs, node.inputs[::-1]):
-            part = attention_mask(tensor, functions)
-            if part is not None:
-                shown = part.from_tokens and functions.shows_itself(other)
-                return AttentionMask(part.mask, False, False, shown, part.inverted)
-    if is_op(node, "Where") and node is not None:
-        return _chosen_by_mask(node, functions)
-    return None
-
-
-def _chosen_by_mask(node: gs.Node, functions: MaskFunctions) -> AttentionMask | None:
-    """A bias that is another one where a mask says so, and a number that hides the key elsewhere."""
-    choice = functions.of(node.inputs[0])
-    if choice is None or choice.mask is None:
-        return None
-    for shown, hidden in ((1, 2), (2, 1)):
-        number = functions.of(node.inputs[hidden])
-        if number is None or number.mask is not None:
-            continue
-        added = np.where(choice.table, *((0.0, number.value(0)) if shown == 1 else (number.value(0), 0.0)))
-        function = MaskFunction(choice.mask, choice.views, added)
-        for candidate in (function, function.opposite()):
-            if _hides_padding(candidate, real_rows=True):
-                itself = functions.shows_itself(node.inputs[shown])
-                return AttentionMask(choice.mask, False, False, itself, inverted=candidate is not function)
-    return None
-
-
-def _hides_padding(function: MaskFunction, *, real_rows: bool) -> bool:
-    """For the rows of real tokens, or of padding: nothing added for real keys, padding keys pushed down to nothing."""
-    keys, queries = (-4, -1), (-4, -2)
-    if keys not in function.views or any(view not in (keys, queries) for view in function.views):
-        return False
-    table = function.table
-    if len(function.views) == 2:
-        table = np.take(table, int(real_rows), axis=function.views.index(queries))
-    return bool(table[1] == 0 and table[0] <= MASKED_AT_MOST)

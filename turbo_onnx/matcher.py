@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import attributes
-from turbo_onnx.graph import STANDARD_DOMAINS, Shape, Tensor, input_or_none, scalar_value, subgraphs
+from turbo_onnx.graph import STANDARD_DOMAINS, Shape, Tensor, input_or_none, scalar_value, subgraphs, widened_from
 from turbo_onnx.pattern import Binding, Call, Either, Expression, Number, Output, Variable
 
 _Goals = tuple["Expression | None", "Tensor | None", "_Goals"] | None  # what is left to match, as a linked list
@@ -232,6 +232,9 @@ class Matcher:
             return False
         tolerance = max(expected.tolerance, _rounding(tensor))
         if abs(float(value) - expected.value) <= tolerance * abs(expected.value):
+            return True
+        half = widened_from(tensor)
+        if half is not None and float(value) == float(np.float64(expected.value).astype(half.dtype)):
             return True
         self._note(0.25, "{} is {}, not {}", tensor, float(value), expected.value)
         return False

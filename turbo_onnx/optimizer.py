@@ -20,15 +20,17 @@ from turbo_onnx.calibration import Samples, magnitudes
 from turbo_onnx.custom_ops.cuda import tuning as tuning_files
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import is_ours
-from turbo_onnx.emulation import runnable_on_cpu
+from turbo_onnx.emulation import fed, runnable_on_cpu
 from turbo_onnx.errors import FusionRequiredError, InputError, OutputError
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, from_json
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
+from turbo_onnx.own_precision import coarsest, coarsest_result, computes_in_half, learn_types, own_precision
 from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.passes.embed_kernels import EmbedKernels
 from turbo_onnx.passes.plan_memory import PlanMemory
+from turbo_onnx.passes.widen_precision import WidenPrecision
 from turbo_onnx.planning import make_plan
 from turbo_onnx.precision import Precision
 from turbo_onnx.report import Report
@@ -98,7 +100,7 @@ def optimize(
     require_fusion: bool = False,
     external: bool | None = None,
     target: str = "cpu",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     tuning: str | Path | None = None,
     checks: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -118,7 +120,8 @@ def optimize(
         external: keep weights of 1 KiB and more in `OUTPUT.data`; None: only over 2 GB.
         target: what the result will run on: "cpu", or "cuda", for which kernels are compiled and stored in it;
             "cuda:sm_80,sm_90" says for which architectures.
-        precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16".
+        precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16"; None: for GPUs what the
+            model computes in itself, for the CPU float32.
         tuning: a file of `turbo-onnx autotune`: how kernels run fastest on the GPUs that it was run on.
         checks: check the graph after every pass (slow; for development).
         progress: called with what is done next.
@@ -140,20 +143,24 @@ def optimize(
         tuning=None if tuning is None else tuning_files.read(Path(tuning)),
         checks=checks,
     )
-    steps = pipeline.select(options)
-    for step in steps:
+    for step in pipeline.select(options):
         if isinstance(step, EmbedKernels):
             step.require_compiler()
     say = progress or (lambda _: None)
     say("read")
     loaded = read(model)
+    learn_types(loaded)
+    own, coarsest_type = own_precision(loaded), coarsest_result(loaded)
+    options = options.for_model(own if _widens(options) else "fp32")
+    steps = pipeline.select(options)
     path = Path(output) if output is not None else None
     if path is not None:
         check_output(loaded, path)
-    specs = describe(loaded)
+    specs = fed(describe(loaded))
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
-    steps = [ConvertPrecision(precision, measure) if isinstance(step, ConvertPrecision) else step for step in steps]
+    convert = ConvertPrecision(options.precision or "fp32", measure, own)
+    steps = [convert if isinstance(step, ConvertPrecision) else step for step in steps]
     scratch = None if path is None else path.parent
     plan = PlanMemory(
         lambda model, sizes: make_plan(model, sizes, specs=with_binary_inputs(specs, model), scratch=scratch)
@@ -164,6 +171,7 @@ def optimize(
     report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)
     report.ops_after = pipeline.operator_counts(loaded)
     report.packed_node_share = packed_node_share(loaded)
+    report.own_precision = own
     report.first_token_pooling = pools_first_token(loaded)
     report.notes = _notes(report)
     if require_fusion:
@@ -177,11 +185,16 @@ def optimize(
             loaded.write(folder, name, external)
             if verify:
                 say("verify")
-                report.verify = _verify(loaded, folder / name, specs, report, cases, precision)
+                reached = coarsest(coarsest_type, options.precision or "fp32")
+                report.verify = _verify(loaded, folder / name, specs, report, cases, reached)
                 require(report.verify, report.model)
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
     return Result(report, loaded)
+
+
+def _widens(options: Options) -> bool:
+    return any(isinstance(step, WidenPrecision) for step in pipeline.select(options))
 
 
 def default_output(path: Path) -> Path:
@@ -263,16 +276,30 @@ def _verify(
     known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
     known = with_binary_inputs(known, model)
     real = computed_mask(model) if mask is not None and mask not in {s.name for s in specs} else mask
-    with runnable_on_cpu(model, written) as candidate:
+    rounded = bool(report.facts.get("half_precision_kept"))
+    with _original(source, precision, rounded) as original, runnable_on_cpu(model, written) as candidate:
         return verify(
-            source,
+            original,
             candidate,
             known,
             mask=real,
             first_token=report.first_token_pooling,
             own_cases=cases,
             precision=precision,
+            level="none" if computes_in_half(model) else "all",
         )
+
+
+@contextmanager
+def _original(source: Path | bytes, precision: Precision, rounded: bool) -> Iterator[Path | bytes]:
+    """What ONNX Runtime can run of the original on the CPU: rounded where decisions depend on that."""
+    if precision != "bf16":
+        yield source
+        return
+    model = read(source)
+    learn_types(model)
+    with runnable_on_cpu(model, source, rounded=rounded) as original:
+        yield original
 
 
 def _notes(report: Report) -> list[str]:
@@ -304,5 +331,7 @@ def _record(model: Model, options: Options, report: Report) -> None:
     facts: dict[str, object] = {"packed": report.packed}
     if report.packed:
         facts |= {"mask_input": report.facts.get("mask_input"), "first_token_pooling": report.first_token_pooling}
+    if report.facts.get("half_precision_kept"):
+        facts["half_precision_kept"] = report.facts["half_precision_kept"]
     artifact = Artifact(__version__, model.origin.digest(), options.recorded(), facts=facts)
     model.set_metadata(artifact.properties())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from turbo_onnx.custom_ops.cuda import targets
@@ -25,7 +25,8 @@ class Options:
         verify: compare the result with the original before it is written.
         require_fusion: fail if an attention was found and not fused, or if none was.
         target: what the model will run on: cpu, cuda, or cuda:sm_80,sm_90. Spelt out in full here.
-        precision: what to compute in, as far as the result allows it.
+        precision: what to compute in, as far as the result allows it; None: for GPUs what the model computes in itself,
+            for the CPU float32.
         tuning: choices for kernels that were measured; None for their own.
         checks: check the graph after every pass (slow; for development).
     """
@@ -36,7 +37,7 @@ class Options:
     verify: bool = True
     require_fusion: bool = False
     target: str = "cpu"
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     tuning: Tuning | None = None
     checks: bool = False
 
@@ -45,9 +46,9 @@ class Options:
         if self.packing not in PACKINGS:
             raise InputError(f"packing is '{self.packing}'; choose one of {', '.join(PACKINGS)}.")
         object.__setattr__(self, "target", targets.spell(targets.parse(self.target)))
-        if self.precision not in PRECISIONS:
+        if self.precision not in (None, *PRECISIONS):
             raise InputError(f"precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}.")
-        if self.precision != "fp32" and self.target == "cpu":
+        if self.precision not in (None, "fp32") and self.target == "cpu":
             raise InputError(f"precision {self.precision} is for target cuda: the CPU has hardly any kernels for it.")
         if self.tuning is not None and self.target == "cpu":
             raise InputError("a tuning file is for target cuda: only kernels for GPUs are tuned.")
@@ -57,6 +58,16 @@ class Options:
         """The compute capabilities to compile kernels for; none for the CPU."""
         return targets.parse(self.target)
 
+    def for_model(self, own: Precision) -> Options:
+        """The same options with the precision that they ask for.
+
+        Args:
+            own: what the model computes in itself.
+        """
+        if self.precision is not None:
+            return self
+        return replace(self, precision=own if self.capabilities else "fp32")
+
     def recorded(self) -> dict[str, object]:
         """The options that change the result, for the artifact's metadata."""
         tuned = {} if self.tuning is None else {"tuning": self.tuning.digest()}
@@ -65,6 +76,6 @@ class Options:
             "passes": None if self.passes is None else sorted(self.passes),
             "skip_passes": sorted(self.skip_passes),
             "target": self.target,
-            "precision": self.precision,
+            "precision": self.precision or "fp32",
             **tuned,
         }

@@ -30,7 +30,8 @@ from typing import Any
 
 # Exporters write √2 or 0.044715 in float32 (exact to 6e-8) or as decimals cut off after four or five digits. No
 # function that we match moves by more than 0.3 of the relative change of such a number, so that this tolerance stays
-# under an absolute error of 1e-5. A constant of a narrower type may be off by one rounding of that type.
+# under an absolute error of 1e-5. A constant of a narrower type may be off by one rounding of that type;
+# one that was widened from it may be the number as that type rounds it, and no other.
 NUMBER_TOLERANCE = 2e-5
 
 COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum", "Mean"})

@@ -40,9 +40,11 @@ from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
 from turbo_onnx.passes.remove_no_ops import RemoveNoOps
 from turbo_onnx.passes.remove_padding import RemovePadding
 from turbo_onnx.passes.simplify_shapes import SimplifyShapes
+from turbo_onnx.passes.widen_precision import WidenPrecision
 
 CLEAN: tuple[Pass, ...] = (
     ConvertConstants(),
+    WidenPrecision(),
     RemoveNoOps(),
     SimplifyShapes(),
     FoldConstants(),
@@ -111,12 +113,13 @@ def select(options: Options) -> list[Pass]:
         skipped |= {step.name for step in PACK}
     chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
     chosen = [step for step in chosen if step.name not in skipped]
-    asked = CONVERT if options.precision != "fp32" else ()
+    precision = options.precision or "fp32"
+    asked = CONVERT if precision != "fp32" else ()
     chosen += [step for step in asked if step.name not in skipped]
     kept = [step for step in passes() if step in LOWER or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
-    kept = [ConvertPrecision(options.precision) if isinstance(step, ConvertPrecision) else step for step in kept]
+    kept = [ConvertPrecision(precision) if isinstance(step, ConvertPrecision) else step for step in kept]
     if options.capabilities and EmbedKernels.name not in skipped:
         kept.append(EmbedKernels(options.capabilities, options.tuning))
     planned = PlanMemory.name in (options.passes or (PlanMemory.name,)) and PlanMemory.name not in skipped

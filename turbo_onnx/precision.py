@@ -74,3 +74,13 @@ BFLOAT16 = HalfType(
     "bf16", "bfloat16", onnx.TensorProto.BFLOAT16, (2.0 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-8, 1 << 8
 )
 HALF_TYPES = {half.precision: half for half in (FLOAT16, BFLOAT16)}
+
+
+def half_type(dtype: Any) -> HalfType | None:
+    """Which of the two a tensor's type is: a NumPy type, an ONNX element type, or None where it is not known."""
+    if dtype is None:
+        return None
+    if isinstance(dtype, (int, np.integer)):
+        return next((half for half in HALF_TYPES.values() if half.element_type == int(dtype)), None)
+    name = np.dtype(dtype).name
+    return next((half for half in HALF_TYPES.values() if half.name == name), None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from turbo_onnx.passes.base import PassReport, Rejection
+from turbo_onnx.precision import Precision
 from turbo_onnx.verify import Verification
 
 Packed = bool | Literal["partial"]
@@ -24,6 +25,7 @@ class Report:
         ops_before, ops_after: how many nodes of each operator there are, most frequent first.
         passes: what each pass did.
         packed_node_share: nodes that run on packed rows, in proportion to all nodes of the result.
+        own_precision: what the original computes in.
         first_token_pooling: whether the result pools the first real token of each sequence.
         verify: what the comparison found.
         notes: what else a person should know, one sentence each.
@@ -36,6 +38,7 @@ class Report:
     ops_after: dict[str, int] = field(default_factory=dict)
     passes: list[PassReport] = field(default_factory=list)
     packed_node_share: float = 0.0
+    own_precision: Precision = "fp32"
     first_token_pooling: bool = False
     verify: Verification = field(default_factory=Verification)
     notes: list[str] = field(default_factory=list)
@@ -76,10 +79,15 @@ class Report:
 
     @property
     def precision(self) -> dict[str, Any]:
-        """What the result computes in, and how many nodes do in half precision and in float32 where it is asked for."""
+        """What the result computes in and the original did; how many nodes were widened, and converted.
+
+        Of `half_precision_nodes` and `float32_nodes` there are numbers where half precision is asked for; of
+        `widened_nodes` and `half_precision_kept` where the original has it.
+        """
         facts = self.facts
-        counts: dict[str, Any] = {key: facts[key] for key in ("half_precision_nodes", "float32_nodes") if key in facts}
-        return {"type": facts.get("precision", "fp32"), **counts}
+        keys = ("half_precision_nodes", "float32_nodes", "widened_nodes", "half_precision_kept")
+        counts: dict[str, Any] = {key: facts[key] for key in keys if key in facts}
+        return {"type": facts.get("precision", "fp32"), "original": self.own_precision, **counts}
 
     @property
     def rejected(self) -> list[Rejection]:

@@ -29,10 +29,7 @@ def headline(report: Report) -> list[str]:
             report.packed, "Padding: not removed."
         )
     )
-    precision = report.precision
-    if precision["type"] != "fp32":
-        half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
-        lines.append(f"Precision: {precision['type']} in {half} nodes; {full} stay in float32.")
+    lines += _precision(report)
     lines += _kernels(report) + _memory(report)
     check = report.verify
     if check.ok is None:
@@ -47,6 +44,21 @@ def headline(report: Report) -> list[str]:
     if report.output is not None:
         lines.append(f"Written: {report.output}")
     return lines
+
+
+def _precision(report: Report) -> list[str]:
+    """What the result computes in, where it or the original does in half precision."""
+    precision = report.precision
+    half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
+    widened, kept = (precision.get(key, 0) for key in ("widened_nodes", "half_precision_kept"))
+    if precision["type"] != "fp32":
+        return [f"Precision: {precision['type']} in {half} nodes; {full} stay in float32."]
+    if not widened and not kept:
+        return []
+    stay = f"; {kept} nodes stay in half precision" if kept else ""
+    return [
+        f"Precision: float32 in {widened} nodes that were in half precision, with twice the bytes of weights{stay}."
+    ]
 
 
 def _kernels(report: Report) -> list[str]:

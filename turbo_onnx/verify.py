@@ -6,7 +6,7 @@ open at a time, so that memory holds one model.
 
 A candidate in half precision is for a GPU, and what is proved here are its numbers: it runs with the runtime's
 optimizations off, since those for the CPU fail on some graphs in float16 (1.31 crashes on a product that reads a
-transposed tensor).
+transposed tensor). An original in half precision is run so, too; the numbers of both then differ by its roundings.
 
 Where padding was removed only rows of real tokens are compared: rows of padding hold numbers that no caller can use.
 So it is with what the model pools from the first position of a sequence that begins with padding.
@@ -26,7 +26,7 @@ from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
-from turbo_onnx.sessions import Session, explain, library_available, open_session
+from turbo_onnx.sessions import Level, Session, explain, library_available, open_session
 from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
 
 Array = np.ndarray[Any, Any]
@@ -56,9 +56,10 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "bfloat16": Tolerance(3e-2, 3e-2),
 }
 HALF_TOLERANCES: Mapping[str, Tolerance] = {
-    # By what a model was converted to. Errors of half precision are noise of about one size on all elements of an
-    # output, so they are compared with how much the output varies, plus a few roundings of each number. The most that
-    # real encoders show is 1.3e-2 in float16 and 0.13 in bfloat16, whose roundings are eight times as large.
+    # By the coarsest type that either model computes in. Errors of half precision are noise of about one size on all
+    # elements of an output, so they are compared with how much the output varies, plus a few roundings of each number.
+    # The most that real encoders show is 1.3e-2 in float16 and 0.13 in bfloat16, whose roundings are eight times as
+    # large.
     "fp16": Tolerance(4 * 2.0**-11, 2e-2, "deviation"),
     "bf16": Tolerance(4 * 2.0**-8, 0.16, "deviation"),
 }
@@ -108,6 +109,7 @@ def verify(
     own_cases: Mapping[str, Feed] | None = None,
     tolerance: Tolerance | None = None,
     precision: Precision = "fp32",
+    level: Level | None = None,
     seed: int = 0,
 ) -> Verification:
     """Run both models on ragged inputs and compare their outputs.
@@ -121,7 +123,8 @@ def verify(
         first_token: whether the result pools the first token of each sequence, which is then the first real one.
         own_cases: inputs of the caller's, by the name of the case.
         tolerance: for every floating-point type, instead of `TOLERANCES` and `HALF_TOLERANCES`.
-        precision: what the candidate was converted to.
+        precision: the coarsest type that either model computes in.
+        level: of the runtime's optimizations for the candidate; None: all, or none where the precision is a half.
         seed: for the inputs that are made.
     """
     result = Verification()
@@ -132,11 +135,12 @@ def verify(
         return result
     tolerance = tolerance or HALF_TOLERANCES.get(precision)
     deviations = deviations_of(cases)
+    level = level or ("all" if precision == "fp32" else "none")
     variants = [("", False)] if not library_available() else [("", True), ("without the library: ", False)]
     for label, library in variants:
         factor = BODIES_FACTOR if not library and len(variants) > 1 and precision == "fp32" else 1.0
         try:
-            session = open_session(after, level="all" if precision == "fp32" else "none", library=library)
+            session = open_session(after, level=level, library=library)
         except Exception as error:
             result.failures.append(f"{label}ONNX Runtime refuses the optimized model: {explain(error)}")
             continue

@@ -249,12 +249,12 @@ def test_no_weights_at_all_are_fit() -> None:
 # -- what a node takes in float32 beside half precision ---------------------------------------------------------------
 
 
-def attention(bias: np.ndarray | None = None) -> Model:
-    """x [B,S,4] attends to itself with two heads of 2; the bias is a constant, or a graph input."""
+def attention(bias: np.ndarray | None = None, queries: int | str = "S") -> Model:
+    """x [B,S,4] attends to itself with two heads of 2; the bias is a constant, or an input [B,1,queries,S]."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", "S", 4])]
     stored = [onnx.numpy_helper.from_array(W, "w")]
     if bias is None:
-        inputs.append(helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["B", 1, 1, "S"]))
+        inputs.append(helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["B", 1, queries, "S"]))
     else:
         stored.append(onnx.numpy_helper.from_array(bias, "bias"))
     operands = ["q", "x", "x", "", "", "bias"]
@@ -291,12 +291,19 @@ def test_an_attention_bias_that_does_not_fit_stays_in_float32_by_itself(
 
 @pytest.mark.parametrize(("value", "kind"), [(-1e9, "float32"), (-1e4, "float16"), (-np.inf, "float16")])
 def test_so_does_one_that_is_constant(value: float, kind: str) -> None:
-    bias = np.float32([0, value, 0]).reshape(1, 1, 1, 3)
+    bias = np.float32([0, value, 0] * 3).reshape(1, 1, 3, 3)
     model = attention(bias)
     apply(ConvertPrecision("fp16", anything), model)
     assert types_of_attention(model) == ("float16", kind)
     x = normal(2, 3, 4)
     np.testing.assert_allclose(run(model, {"x": x})[0], run(attention(bias), {"x": x})[0], atol=1e-2)
+
+
+def test_a_bias_that_is_one_row_for_all_queries_is_not_worth_a_cast() -> None:
+    model = attention(queries=1)
+    report = apply(ConvertPrecision("fp16", anything), model)
+    assert types_of_attention(model) == ("float16", "float32")
+    assert report.facts["casts"] == 2
 
 
 def test_attention_whose_other_operands_do_not_fit_stays_with_its_bias() -> None:
@@ -307,7 +314,7 @@ def test_attention_whose_other_operands_do_not_fit_stays_with_its_bias() -> None
 
 
 def test_a_query_that_is_masked_as_a_whole_attends_to_all_keys_as_in_float32() -> None:
-    feeds = {"x": normal(2, 3, 4), "bias": np.full((2, 1, 1, 3), np.finfo(np.float32).min)}
+    feeds = {"x": normal(2, 3, 4), "bias": np.full((2, 1, 3, 3), np.finfo(np.float32).min)}
     model = attention()
     apply(ConvertPrecision("fp16", lambda *_: {"bias": 3.4028235e38}), model)
     (actual,) = run(model, feeds)
@@ -402,12 +409,28 @@ def test_branches_read_in_float32() -> None:
     np.testing.assert_allclose(run(model, {"x": x, "flag": np.array(False)})[0], -(x @ W), atol=2e-2)
 
 
-def test_a_graph_in_half_precision_is_left_as_it_is() -> None:
+def test_what_is_in_half_precision_already_stays_and_is_read_without_casts() -> None:
     model, report = converted(
         "g (float[N,4] x) => (float[N,4] y) { a = Cast<to = 10>(x) b = Relu(a) c = Cast<to = 1>(b) y = MatMul(c, w) }"
     )
-    assert (report.applied, count(model)["Cast"]) == (0, 2)
-    assert sentences(report) == ["the graph has 'a' in half precision already: its types are taken to be meant"]
+    assert (report.applied, count(model)["Cast"]) == (1, 2)
+    assert types(model) == {"Relu": "float16", "MatMul": "float16"}
+
+
+def test_inputs_and_outputs_in_half_precision_are_read_and_given_without_casts() -> None:
+    model, _ = converted(
+        "g (float16[N,4] x) => (float16[N,4] y) { a = Cast<to = 1>(x) b = MatMul(a, w) y = Cast<to = 10>(b) }"
+    )
+    assert count(model) == {"MatMul": 1}
+
+
+def test_a_model_goes_back_to_its_own_type_up_to_the_largest_number() -> None:
+    measured = {"y": 65504.0}
+    for own, chosen in (("fp32", 0), ("fp16", 1)):
+        model = parse(graph(PRODUCT), {"w": W})
+        shapes.infer(model)
+        report = ConvertPrecision("fp16", lambda *_: measured, own).run(model)  # type: ignore[arg-type]
+        assert report.applied == chosen
 
 
 def test_what_makes_more_of_few_elements_is_read_behind_the_cast() -> None:

@@ -3,7 +3,7 @@
 Which nodes do is decided in `precision_plan`. Here the graph is rewritten: the weights that those nodes read are stored
 in half precision, and a Cast stands wherever a tensor goes from one side to the other: one for each tensor and type, so
 that a number is never cast back and forth between neighbours. The model's inputs and outputs keep their types. The
-converted weights are held in memory, unlike others, which stay in their file.
+converted weights are held in memory, unlike others, which stay in their file. What is in half precision already stays.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ import onnx_graphsurgeon as gs
 from turbo_onnx.graph import Editor, Tensor, consumers, is_op, producer
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
-from turbo_onnx.passes.precision_plan import Measure, Plan
+from turbo_onnx.passes.precision_plan import MARGIN, Measure, Plan
 from turbo_onnx.passes.precision_rules import READ_ANY_TYPE
-from turbo_onnx.precision import HALF_TYPES, HalfType, Precision
+from turbo_onnx.precision import HALF_TYPES, HalfType, Precision, half_type
 
 
 class ConvertPrecision(Pass):
-    """Half precision where it keeps the result. A graph that has any already is left as it is.
+    """Half precision where it keeps the result.
 
     Args:
         precision: "fp32" for a pass that does nothing.
         measure: learns the range of the numbers; needed but for "fp32".
+        own: what the model computed in when it was exported. In the same type its numbers have proved to fit, and need
+            no room above them.
     """
 
     name = "convert-precision"
     summary = "Compute in half precision where that keeps the result."
 
-    def __init__(self, precision: Precision = "fp32", measure: Measure | None = None) -> None:
+    def __init__(self, precision: Precision = "fp32", measure: Measure | None = None, own: Precision = "fp32") -> None:
         self.precision = precision
         self.measure = measure
+        self.own = own
 
     def run(self, model: Model) -> PassReport:
         """Rewrite the main graph. Raises what the measuring does."""
@@ -43,12 +46,7 @@ class ConvertPrecision(Pass):
         assert self.measure is not None, "half precision needs to know how large the numbers get"
         half = HALF_TYPES[self.precision]
         report.facts["precision"] = self.precision
-        found = next((t for node in model.graph.nodes for t in node.outputs if _is_half(t)), None)
-        if found is not None:
-            why = f"the graph has '{found.name}' in half precision already: its types are taken to be meant"
-            report.rejected.append(Rejection(self.name, "", why))
-            return report
-        plan = Plan(model, half, self.measure)
+        plan = Plan(model, half, self.measure, margin=1.0 if self.own == self.precision else MARGIN)
         rewriting = _Rewriting(model, half, plan)
         rewriting.run()
         report.applied = len(plan.chosen)
@@ -59,13 +57,6 @@ class ConvertPrecision(Pass):
             "casts": rewriting.casts,
         }
         return report
-
-
-def _is_half(tensor: Tensor) -> bool:
-    numbers = {half.element_type for half in HALF_TYPES.values()}
-    if isinstance(tensor.dtype, (int, np.integer)):
-        return int(tensor.dtype) in numbers
-    return tensor.dtype is not None and np.dtype(tensor.dtype).name in {half.name for half in HALF_TYPES.values()}
 
 
 class _Rewriting:
@@ -105,7 +96,10 @@ class _Rewriting:
         if isinstance(tensor, gs.Constant):
             return self._weight(tensor)
         if id(tensor) not in self.halves:
-            self._cast(_before_cast(tensor), self._half_of(tensor), self.half.element_type)
+            source = _before_cast(tensor)
+            if half_type(source.dtype) is self.half:
+                return source
+            self._cast(source, self._half_of(tensor), self.half.element_type)
         return self.halves[id(tensor)]
 
     def _weight(self, constant: gs.Constant) -> gs.Constant:
@@ -119,7 +113,9 @@ class _Rewriting:
         """Compute the float32 form of a tensor again, if anything reads it."""
         half = self.halves[id(tensor)]
         for reader in consumers(tensor):
-            if is_op(reader, *READ_ANY_TYPE):
+            if is_op(reader, "Cast") and half_type(reader.outputs[0].dtype) is self.half:
+                self.edit.replace(reader.outputs[0], half)
+            elif is_op(reader, *READ_ANY_TYPE):
                 reader.inputs[0] = half
         if tensor.outputs or self.edit.is_graph_output(tensor):
             self._cast(half, tensor, onnx.TensorProto.FLOAT)
@@ -130,8 +126,10 @@ class _Rewriting:
 
 
 def _before_cast(tensor: gs.Variable) -> Tensor:
-    """What to cast instead of the result of a cast from an integer: it has the same numbers."""
-    source = producer(tensor)
-    if source is not None and is_op(source, "Cast") and isinstance(source.inputs[0].dtype, np.dtype):
-        return source.inputs[0] if source.inputs[0].dtype.kind in "iub" else tensor
-    return tensor
+    """What to cast instead of the result of a cast from an integer or from half precision: it has the same numbers."""
+    cast = producer(tensor)
+    if cast is None or not is_op(cast, "Cast"):
+        return tensor
+    source = cast.inputs[0]
+    integers = isinstance(source.dtype, np.dtype) and source.dtype.kind in "iub"
+    return source if integers or half_type(source.dtype) is not None else tensor

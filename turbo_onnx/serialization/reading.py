@@ -82,7 +82,7 @@ def read(source: str | Path | bytes | onnx.ModelProto, *, artifacts: bool = Fals
         )
     check_support(proto, name, artifacts)
     check_structure(proto, name)
-    if artifact is None or artifact.options.get("precision") != "bf16":  # of which the CPU has no kernels
+    if not _uses_bfloat16(proto):  # of which the CPU has no kernels
         _check_runtime(proto, file, name)
 
     external = ExternalData(path.parent if path is not None else Path(), name)
@@ -100,6 +100,14 @@ def read(source: str | Path | bytes | onnx.ModelProto, *, artifacts: bool = Fals
     model = Model.from_graph(graph, proto, path)
     model.origin = Origin(file, external, list(regions.values()))
     return model
+
+
+def _uses_bfloat16(proto: onnx.ModelProto) -> bool:
+    graph = proto.graph
+    values = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]
+    stored = [tensor.data_type for tensor in graph.initializer]
+    casts = [attribute.i for node in graph.node if node.op_type == "Cast" for attribute in node.attribute]
+    return onnx.TensorProto.BFLOAT16 in (*values, *stored, *casts)
 
 
 def _check_runtime(proto: onnx.ModelProto, file: Source, name: str) -> None:
