@@ -58,8 +58,8 @@ gpu-check:
 
 gpu-bench:
 	@if $(PYTHON) -m turbo_onnx.nvidia; then \
-	  $(MAKE) --no-print-directory gpu-ready && $(GPU_PYTHON) -m benchmarks.kernels_gpu && \
-	  $(GPU_PYTHON) -m benchmarks.encoder_gpu; \
+	  $(MAKE) --no-print-directory gpu-ready && { $(GPU_PYTHON) -m benchmarks.kernels_gpu; kernels=$$?; \
+	  $(GPU_PYTHON) -m benchmarks.encoder_gpu && exit $$kernels; }; \
 	fi
 
 ifdef GPU_PYTHON

@@ -27,6 +27,9 @@ from benchmarks.timing import Ratio, ratio
 from models.batches import padded_batch
 
 VOCABULARY = 30522
+SHARES = {"PyTorch, compiled": 0.4}
+"""How much of the time may be gone when a side is still prepared: one that compiles for each shape takes long."""
+
 LARGEST_DIFFERENCE = 5e-2
 """Of what is timed, from float32, as a share of the standard deviation of the output over real tokens."""
 
@@ -67,9 +70,16 @@ WORKLOADS = (
 
 
 def prepare(
-    work: Workload, names: tuple[str, ...], capability: int, deadline: float
+    work: Workload, names: tuple[str, ...], capability: int, deadlines: Mapping[str, float], broken: dict[str, str]
 ) -> tuple[dict[str, Run], dict[str, float], dict[str, str]]:
     """The sides that run this workload rightly.
+
+    Args:
+        work: the workload.
+        names: of the sides.
+        capability: the device's.
+        deadlines: by side, after when it is not prepared any more.
+        broken: by side, why it could not be made, which takes long to find out; added to.
 
     Returns:
         them, how far from float32 each is, and for the others why they are not timed.
@@ -84,14 +94,21 @@ def prepare(
     differences: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for name in names:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadlines[name]:
             reasons[name] = "no time was left"
+            continue
+        if name in broken:
+            reasons[name] = broken[name]
             continue
         try:
             run = SIDES[name](inputs, work.full, capability)
-            difference = float((run()[real] - expected).abs().max() / expected.std())
         except Exception as error:  # each side may lack something of its own
-            reasons[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            broken[name] = reasons[name] = gpu.one_line(error)
+            continue
+        try:
+            difference = float((run()[real] - expected).abs().max() / expected.std())
+        except Exception as error:
+            reasons[name] = gpu.one_line(error)
             continue
         if difference <= LARGEST_DIFFERENCE:
             sides[name], differences[name] = run, difference
@@ -100,12 +117,23 @@ def prepare(
     return sides, differences, reasons
 
 
-def alternate(sides: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds on the device for each side and round; which one goes first changes from round to round."""
-    names = list(sides)
+def alternate(sides: Mapping[str, Run], rounds: int, reasons: dict[str, str]) -> dict[str, list[float]]:
+    """Seconds on the device for each side and round; which one goes first changes from round to round.
+
+    Args:
+        sides: what to time.
+        rounds: how often.
+        reasons: by side, why it was not timed; added to.
+    """
+    names = []
+    for name, run in sides.items():
+        try:
+            gpu.on_device(run, 2)  # load, choose algorithms, take memory
+        except Exception as error:
+            reasons[name] = gpu.one_line(error)
+        else:
+            names.append(name)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        gpu.on_device(sides[name], 2)  # load, choose algorithms, take memory
     for number in range(rounds):
         shift = number % max(len(names), 1)
         for name in names[shift:] + names[:shift]:
@@ -113,10 +141,17 @@ def alternate(sides: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def measure(work: Workload, names: tuple[str, ...], capability: int, rounds: int, deadline: float) -> dict[str, Any]:
+def measure(
+    work: Workload,
+    names: tuple[str, ...],
+    capability: int,
+    rounds: int,
+    deadlines: Mapping[str, float],
+    broken: dict[str, str],
+) -> dict[str, Any]:
     """One workload, as a record for the table and for JSON."""
-    sides, differences, reasons = prepare(work, names, capability, deadline)
-    seconds = alternate(sides, rounds)
+    sides, differences, reasons = prepare(work, names, capability, deadlines, broken)
+    seconds = alternate(sides, rounds, reasons)
     return {
         "workload": work.title,
         "tokens": {"real": sum(work.lengths), "padded": len(work.lengths) * max(work.lengths)},
@@ -160,7 +195,7 @@ def table_of(document: dict[str, Any]) -> Table:
 @click.command()
 @click.option("--side", "names", multiple=True, type=click.Choice(list(SIDES)), help="Only this one; repeatable.")
 @click.option("--rounds", default=15, show_default=True, help="How often each side is timed.")
-@click.option("--seconds", default=270, show_default=True, help="After these, no side is prepared any more.")
+@click.option("--seconds", default=240, show_default=True, help="After these, no side is prepared any more.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the table of an earlier result.")
 def main(names: tuple[str, ...], rounds: int, seconds: int, json_path: Path | None, show: Path | None) -> None:
@@ -169,13 +204,16 @@ def main(names: tuple[str, ...], rounds: int, seconds: int, json_path: Path | No
     if show is None:
         device = gpu.require_gpu()
         gpu.use_stream()
-        deadline = time.monotonic() + seconds
+        sides = names or tuple(SIDES)
+        start = time.monotonic()
+        deadlines = {name: start + seconds * SHARES.get(name, 1.0) for name in sides}
         document: dict[str, Any] = {"machine": gpu.environment(device), "rounds": rounds}
         document["matrix_peak"] = gpu.matrix_peak()
         document["workloads"] = []
         path = json_path or gpu.result_path("encoder_gpu", device)
+        broken: dict[str, str] = {}
         for work in WORKLOADS:
-            record = measure(work, names or tuple(SIDES), device.capability, rounds, deadline)
+            record = measure(work, sides, device.capability, rounds, deadlines, broken)
             document["workloads"].append(record)
             gpu.write(path, document)  # what was measured is kept, whatever happens to the rest
     else:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -154,16 +155,17 @@ def table_of(document: dict[str, Any]) -> list[Table]:
 @click.command()
 @click.option("--element", type=click.Choice(["float16", "bfloat16"]), default="float16", show_default=True)
 @click.option("--rounds", default=11, show_default=True, help="How often each kernel is timed.")
+@click.option("--seconds", default=150, show_default=True, help="After these, nothing more is measured.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the tables of an earlier result.")
-def main(element: str, rounds: int, json_path: Path | None, show: Path | None) -> None:
+def main(element: str, rounds: int, seconds: int, json_path: Path | None, show: Path | None) -> None:
     """Compare each kernel with the GPU's own limits."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     if show is None:
         device = gpu.require_gpu()
         path = json_path or gpu.result_path("kernels_gpu", device)
         document: dict[str, Any] = {"machine": gpu.environment(device)}
-        for _ in run(element, rounds, device.capability, document):
+        for _ in run(element, rounds, time.monotonic() + seconds, device.capability, document):
             gpu.write(path, document)  # what was measured is kept, whatever happens to the rest
     else:
         document = json.loads(show.read_text())
@@ -173,7 +175,7 @@ def main(element: str, rounds: int, json_path: Path | None, show: Path | None) -
         console.print(table)
 
 
-def run(element: str, rounds: int, capability: int, document: dict[str, Any]) -> Iterator[None]:
+def run(element: str, rounds: int, deadline: float, capability: int, document: dict[str, Any]) -> Iterator[None]:
     """Measure everything, one thing after the other, and add it to the document."""
     document |= {"element": element, "rows": ROWS.tokens, "copy_bandwidth": gpu.copy_bandwidth()}
     document |= {"kernels": [], "attention": []}
@@ -181,13 +183,13 @@ def run(element: str, rounds: int, capability: int, document: dict[str, Any]) ->
     uses = [*(case.use for *_, case in cases), attention_use(element)]
     kernels = node_timing.archive([variant for use in uses for variant in variants_of(use, capability)], capability)
     for name, width, case in cases:
-        seconds, why_not = _median(partial(measure, case.use, case.batch, kernels, rounds))
+        seconds, why_not = _median(deadline, partial(measure, case.use, case.batch, kernels, rounds))
         record = {"kernel": name, "width": width, "bytes": case.moved, "seconds": seconds, "why_not": why_not}
         document["kernels"].append(record)
         yield
     for name, batch in ATTENTIONS.items():
-        seconds, why_not = _median(partial(measure, attention_use(element), batch, kernels, rounds))
-        other, other_why_not = _median(partial(flash, batch, element, rounds))
+        seconds, why_not = _median(deadline, partial(measure, attention_use(element), batch, kernels, rounds))
+        other, other_why_not = _median(deadline, partial(flash, batch, element, rounds))
         document["attention"].append(
             {"lengths": name, "operations": attention_operations(batch), "seconds": seconds, "why_not": why_not,
              "torch_seconds": other, "torch_why_not": other_why_not}
@@ -195,8 +197,10 @@ def run(element: str, rounds: int, capability: int, document: dict[str, Any]) ->
         yield
 
 
-def _median(measured: Callable[[], list[float]]) -> tuple[float | None, str]:
+def _median(deadline: float, measured: Callable[[], list[float]]) -> tuple[float | None, str]:
     """The median, or None and why there is none: one part that fails takes nothing else down."""
+    if time.monotonic() > deadline:
+        return None, "no time was left"
     try:
         return statistics.median(measured()), ""
     except Exception as error:

@@ -5,29 +5,54 @@ python -m tests.gpu.check
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from turbo_onnx import nvidia
 from turbo_onnx.errors import InputError
 
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=5")
 KERNELS = "tests/gpu/test_kernels.py"
-TIME = 460
+TIME = 430
 """Seconds for everything."""
+
+PATIENCE = 20
+"""Seconds in which a step that is out of time can say how far it came."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is run.
+
+    Attributes:
+        tool: of compute-sanitizer's; None to run the tests by themselves.
+        selection: which tests of `KERNELS`.
+        share: how much it may take of the time that is left.
+    """
+
+    tool: str | None = None
+    selection: str = ""
+    share: float = 1.0
+
 
 # A tool slows kernels down by one to two orders of magnitude. Shared memory is what races are looked for in.
 STEPS = {
-    "tests": (),
-    "memcheck": ("memcheck", "the_reference_says and (float16 or float32) or not_aligned"),
-    "racecheck": ("racecheck", "the_reference_says and float16 and (VarlenAttention or SkipLayerNormalization)"),
+    "tests": Step(share=0.8),
+    "memcheck": Step("memcheck", "the_reference_says and (float16 or float32) or not_aligned", 0.7),
+    "racecheck": Step("racecheck", "the_reference_says and float16 and (VarlenAttention or SkipLayerNormalization)"),
 }
+FEW = {"TURBO_ONNX_TESTS_EXAMPLES": "3"}
+"""Fewer random uses of each operator under a tool: opening a session takes most of the time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,15 @@ class Outcome:
     seconds: float
 
 
+@dataclass
+class Ended:
+    """A process that has ended: what it printed, its exit code, and whether it was out of time."""
+
+    lines: list[str] = field(default_factory=list)
+    code: int = 0
+    stopped: bool = False
+
+
 def sanitizer() -> str | None:
     """The path of compute-sanitizer, if it is there."""
     usual = "/usr/local/cuda/bin/compute-sanitizer"
@@ -48,49 +82,67 @@ def sanitizer() -> str | None:
 
 def command(step: str, tool: str | None) -> list[str]:
     """What runs the step."""
-    if not STEPS[step]:
+    chosen = STEPS[step]
+    if chosen.tool is None:
         return [*PYTEST, "tests/gpu"]
     assert tool is not None
-    name, selection = STEPS[step]
-    # Calls of the driver that fail are no finding: a module that a device refuses is replaced by another.
-    options = ["--tool", name, "--error-exitcode", "9", "--report-api-errors", "no"]
-    return [tool, *options, *PYTEST, KERNELS, "-k", selection]
+    options = ["--tool", chosen.tool, "--error-exitcode", "9"]
+    # Calls of the driver that fail are no finding: a module that a device refuses is replaced by another. Processes that
+    # compile run nothing on the device. Imports may take longer than the tool waits by default.
+    options += ["--report-api-errors", "no", "--target-processes", "application-only", "--launch-timeout", "120"]
+    return [tool, *options, *PYTEST, KERNELS, "-k", chosen.selection]
+
+
+def execute(arguments: list[str], environment: Mapping[str, str], seconds: float) -> Ended:
+    """Run a command and show what it prints. Out of time it is interrupted, and killed if it does not end then."""
+    ended = Ended()
+    process = subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+
+    def stop(number: signal.Signals) -> None:
+        ended.stopped = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    timers = [
+        threading.Timer(seconds, stop, [signal.SIGINT]),
+        threading.Timer(seconds + PATIENCE, stop, [signal.SIGKILL]),
+    ]
+    for timer in timers:
+        timer.start()
+    with process.stdout as output:
+        for line in output:
+            print(line, end="", flush=True)
+            ended.lines.append(line)
+    ended.code = process.wait()
+    for timer in timers:
+        timer.cancel()
+    return ended
 
 
 def run(step: str, tool: str | None, left: float) -> Outcome:
     """Run a step, its output as it comes."""
-    if STEPS[step] and tool is None:
+    chosen = STEPS[step]
+    if chosen.tool is not None and tool is None:
         return Outcome(step, True, "not run: compute-sanitizer is not installed", 0.0)
-    if left < 10:
+    if left < PATIENCE + 10:
         return Outcome(step, False, "not run: no time was left", 0.0)
     print(f"== {step}", flush=True)
-    start, text = time.perf_counter(), ""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    try:
-        done = subprocess.run(
-            command(step, tool),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=left,
-            check=False,
-        )
-        text, code = done.stdout, done.returncode
-    except subprocess.TimeoutExpired as error:
-        text = error.stdout.decode() if isinstance(error.stdout, bytes) else (error.stdout or "")
-        code = 124
-    print(text[-6000:], flush=True)
-    return Outcome(step, code == 0, summary(text, code), time.perf_counter() - start)
+    start = time.perf_counter()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (FEW if chosen.tool is not None else {})
+    ended = execute(command(step, tool), environment, chosen.share * (left - PATIENCE))
+    return Outcome(step, ended.code == 0, summary(ended), time.perf_counter() - start)
 
 
-def summary(text: str, code: int) -> str:
-    """The last lines of a run that say how it went."""
-    if code == 124:
-        return "stopped: out of time"
+def summary(ended: Ended) -> str:
+    """The lines of a run that say how it went."""
+    text = "".join(ended.lines)
     counts = re.findall(r"^(?=.*\b(?:passed|failed|skipped|error)).*? in [\d.:]+s.*$", text, re.MULTILINE)
     errors = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", text)
-    return "; ".join([*(line.strip("= ") for line in counts[-1:]), *errors[-1:]]) or f"exit code {code}"
+    said = [*(line.strip("= ") for line in counts[-1:]), *errors[-1:]]
+    return "; ".join([*(["stopped, out of time"] if ended.stopped else []), *said]) or f"exit code {ended.code}"
 
 
 def main() -> None:

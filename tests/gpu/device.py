@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -20,7 +21,7 @@ from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.variant import Variant
 from turbo_onnx.custom_ops.specification import HALF_TYPES
 
-EXAMPLES = 12
+EXAMPLES = int(os.environ.get("TURBO_ONNX_TESTS_EXAMPLES", "12"))
 """Random uses of each operator and element type."""
 
 UNITS = {"float32": 2.0**-17, "float16": 2.0**-10, "bfloat16": 2.0**-7}
