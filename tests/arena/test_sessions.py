@@ -6,7 +6,7 @@ import gc
 import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import onnxruntime as ort
@@ -29,6 +29,8 @@ from tests.arena.planned_models import (
 )
 from tests.arena.stacking import offsets_of
 from turbo_onnx import runtime
+from turbo_onnx.memory.formula import Formula
+from turbo_onnx.memory.plan import Buffer
 from turbo_onnx.runtime.arena import arena_stats, trim
 
 pytestmark = with_allocators
@@ -101,6 +103,10 @@ def test_a_recording_says_what_a_run_allocates_and_frees_and_when(planned):
     assert times == sorted(times)
 
 
+def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if "does not follow its memory plan" in line]
+
+
 def test_a_run_that_does_not_follow_its_plan_is_right_and_said_once(recorded, reference, capfd):
     subject = session(model(plan(wrong(recorded))))
     with counted() as seen:
@@ -110,18 +116,41 @@ def test_a_run_that_does_not_follow_its_plan_is_right_and_said_once(recorded, re
     assert seen.stats.runs_announced == seen.stats.runs_mismatched == 3
     assert seen.stats.allocations_off_plan == 3 * (len(recorded.buffers) - number)
     assert arena_stats().block_bytes_in_use == 0
-    said = [line for line in capfd.readouterr().err.splitlines() if "does not follow its memory plan" in line]
+    said = warnings(capfd)
     assert len(said) == 1
     assert f"where buffer {number} is to be allocated with 32772 bytes, " in said[0]
     assert " bytes are allocated" in said[0]
 
 
-def test_after_a_mismatch_the_next_run_tries_the_next_variant(recorded, reference):
+def test_after_a_mismatch_the_next_run_tries_the_next_variant(recorded, reference, capfd):
     subject = session(model(plan(wrong(recorded), wrong(recorded, 1), recorded)))
     with counted() as seen:
         for _ in range(6):
             assert_right(subject, reference, 8)
     assert (seen.stats.runs_mismatched, seen.stats.runs_kept) == (2, 4)
+    assert not warnings(capfd)  # that is how the variant is found
+
+
+def test_where_no_variant_is_right_it_is_said_once_all_were_tried(recorded, reference, capfd):
+    subject = session(model(plan(wrong(recorded), wrong(recorded, 1), wrong(recorded, 2))))
+    assert_right(subject, reference, 8)
+    assert_right(subject, reference, 8)
+    assert not warnings(capfd)
+    for _ in range(4):
+        assert_right(subject, reference, 8)
+    assert len(warnings(capfd)) == 1
+
+
+def test_a_run_that_leaves_the_variant_to_which_others_kept_is_said_at_once(recorded, reference, capfd):
+    number = recorded.planned[3]
+    right = recorded.buffers[number]
+    buffers = list(recorded.buffers)
+    buffers[number] = Buffer("right at 8", Formula.of([((2,), right.size.evaluate([8]) // 64)]), "planned")
+    subject = session(model(plan(replace(recorded, buffers=tuple(buffers)), wrong(recorded))))
+    assert_right(subject, reference, 8)
+    assert not warnings(capfd)
+    assert_right(subject, reference, 24)
+    assert len(warnings(capfd)) == 1
 
 
 def test_a_run_that_fails_does_not_make_the_next_ones_try_another_variant(recorded, reference):

@@ -44,16 +44,23 @@ class PlannedSession {
 
   // A run kept to this variant to its end.
   void kept() {
-    if (!trusted_.load(std::memory_order_relaxed)) trusted_.store(true, std::memory_order_relaxed);
+    if (trusted_.load(std::memory_order_relaxed)) return;
+    trusted_.store(true, std::memory_order_relaxed);
+    tried_.store(0, std::memory_order_relaxed);
   }
 
   // A run of this variant did something else. The next run follows the next variant; where runs have kept to this one
   // only if it happens twice in a row, since a run in which an operator fails leaves its plan, too. The first such run
-  // of the session is told to those who operate it.
+  // of the session is told to those who operate it, unless there are variants that have not been tried yet: the
+  // session's level of optimization is not known, and is found out in this way.
   void mismatched(size_t variant, const std::string& what) noexcept {
-    size_t expected = variant;
     if (!trusted_.exchange(false, std::memory_order_relaxed)) {
-      variant_.compare_exchange_strong(expected, (variant + 1) % plan_.variants.size(), std::memory_order_relaxed);
+      size_t expected = variant;
+      const size_t next = (variant + 1) % plan_.variants.size();
+      if (variant_.compare_exchange_strong(expected, next, std::memory_order_relaxed)) {
+        tried_.fetch_add(1, std::memory_order_relaxed);
+      }
+      if (tried_.load(std::memory_order_relaxed) < plan_.variants.size()) return;
     }
     if (warned_.exchange(true, std::memory_order_relaxed)) return;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -77,6 +84,7 @@ class PlannedSession {
   const Plan plan_;
   Pool& pool_;
   std::atomic<size_t> variant_{0};
+  std::atomic<size_t> tried_{0};      // how many variants failed since a run kept to one
   std::atomic<bool> trusted_{false};  // the last run kept to its plan
   std::atomic<bool> warned_{false};
   Schedules schedules_;
