@@ -14,7 +14,10 @@ FLOORS = (
     ("turbo_onnx", "errors", "dims", "precision", "nvidia"),
     ("custom_ops", "graph"),
     ("serialization", "model", "memory", "runtime", "attributes", "sessions", "node_timing"),
-    ("pattern", "matcher", "inference", "shapes", "opset", "layout", "diagonal", "masks", "padding_flow", "invariants"),
+    (
+        *("pattern", "matcher", "inference", "shapes", "opset", "layout", "distances", "diagonal", "masks"),
+        *("attention_masks", "padding_flow", "invariants"),
+    ),
     ("passes",),
     (
         *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation", "own_precision"),

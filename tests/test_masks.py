@@ -8,8 +8,9 @@ import pytest
 
 from tests.passes.support import graph, parse, run
 from turbo_onnx import pipeline, shapes
+from turbo_onnx.attention_masks import AttentionMask, attention_mask
 from turbo_onnx.graph import Tensor
-from turbo_onnx.masks import AttentionMask, MaskFunctions, attention_mask, is_index
+from turbo_onnx.masks import MaskFunctions, is_index
 from turbo_onnx.model import Model
 
 CONSTANTS = """

@@ -6,9 +6,10 @@ import pytest
 
 from tests.passes.padded_graphs import BIAS, EMBEDDING, MEAN, VARLEN, model
 from turbo_onnx import shapes
+from turbo_onnx.attention_masks import attention_mask
 from turbo_onnx.graph import Tensor, input_or_none
 from turbo_onnx.layout import TokenLayout
-from turbo_onnx.masks import MaskFunctions, attention_mask
+from turbo_onnx.masks import MaskFunctions
 from turbo_onnx.model import Model
 from turbo_onnx.padding_flow import PaddingFlow
 

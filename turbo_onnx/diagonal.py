@@ -13,6 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.dims import Dim
+from turbo_onnx.distances import affine_difference
 from turbo_onnx.graph import Tensor, is_op, producer
 from turbo_onnx.inference.values import Affine, Value, single
 from turbo_onnx.shapes import Facts
@@ -48,7 +49,7 @@ def on_diagonal(tensor: Tensor, facts: Facts, depth: int = _DEPTH) -> Range | No
         return _without_looking(tensor)
     if is_op(node, *_COMPARISONS):
         left, right = (facts[operand].value for operand in node.inputs)
-        difference = _along(_difference(left, right))
+        difference = _along(affine_difference(left, right))
         if difference is None:
             difference = _minus(*(on_diagonal(operand, facts, depth - 1) for operand in node.inputs))
         return _compared(node.op, difference)
@@ -138,19 +139,6 @@ def _keeps_ends(node: gs.Node) -> bool:
         return True
     before, after = node.inputs[0].shape, node.outputs[0].shape
     return bool(before and after and len(before) >= 2 and list(before[-2:]) == list(after[-2:]))
-
-
-def _difference(left: Value | None, right: Value | None) -> Affine | None:
-    sides = []
-    for value in (left, right):
-        item = single(value)
-        sides.append(Affine(item, ()) if item is not None and not isinstance(item, bool) else value)
-    if not all(isinstance(side, Affine) for side in sides):
-        return None
-    a, b = (side for side in sides if isinstance(side, Affine))
-    rank = max(len(a.coefficients), len(b.coefficients))
-    first, second = ((0,) * (rank - len(side.coefficients)) + side.coefficients for side in (a, b))
-    return Affine(a.offset - b.offset, tuple(p - q for p, q in zip(first, second, strict=True)))
 
 
 def _along(value: Value | None) -> Range | None:

@@ -23,10 +23,11 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.attention_masks import AttentionMask
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.graph import Tensor, consumers, input_or_none, integers, is_op
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise
-from turbo_onnx.masks import MASKED_AT_MOST, AttentionMask, MaskFunctions
+from turbo_onnx.masks import MASKED_AT_MOST, MaskFunctions
 from turbo_onnx.model import Model
 
 
@@ -185,7 +186,7 @@ class PaddingFlow:
                     return None
                 chosen = node.inputs[1] if choice[0] else node.inputs[2]
                 function = self._functions.of(chosen)
-                return function.value(0) if function is not None and function.mask is None else None
+                return function.value(0) if function is not None and function.is_number else None
             if not is_op(node, "Identity", "Unsqueeze", "Squeeze", "Reshape") or node is None:
                 return None
             if self.tokenwise(node) is None:

@@ -31,6 +31,13 @@ PACKED = {
         "float[B,S,8] h2",
         {},
     ),
+    "a bias that hides later tokens": (
+        EMBEDDING + BIAS + LENGTH + "top = Squeeze(len, axis0) at = Range(first, top, step) row = Unsqueeze(at, axis1) "
+        "column = Unsqueeze(at, axis0) later = Greater(column, row) term = Where(later, lowest, zero) "
+        "both = Add(term, bias)" + layer(1, bias="both") + layer(2, bias="both"),
+        "float[B,S,8] h2",
+        {"constants": ", int64 step = {1}"},
+    ),
     "embeddings as input": (
         BIAS + layer(1, source="x"),
         "float[B,S,8] h1",

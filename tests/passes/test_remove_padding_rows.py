@@ -87,7 +87,7 @@ POSITIONS = """
     row = Unsqueeze(here, axis0) column = Unsqueeze(here, axis1)
 """
 TERMS = {
-    "tokens before it": POSITIONS + "sees = LessOrEqual(row, column) term = Where(sees, zero, lowest)",
+    "tokens before it, shyly": POSITIONS + "sees = LessOrEqual(row, column) term = Where(sees, shy, lowest)",
     "tokens before it, without itself": POSITIONS + "sees = Less(row, column) term = Where(sees, zero, lowest)",
     "its neighbours": (
         POSITIONS + "away = Sub(row, column) far = Abs(away) sees = Less(far, second) term = Where(sees, zero, lowest)"

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.attention_masks import AttentionMask, attention_mask
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
-from turbo_onnx.masks import AttentionMask, MaskFunctions, attention_mask
+from turbo_onnx.masks import MaskFunctions
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport, Rejection
 from turbo_onnx.passes.binary_mask import truth

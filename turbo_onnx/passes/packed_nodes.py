@@ -30,12 +30,17 @@ class PackedNodes:
         self._rows = rows
 
     def attention(self, node: gs.Node) -> None:
-        """Attention within sequences of packed rows."""
+        """Attention within sequences of packed rows.
+
+        Rows keep their order, so that a bias which hides what comes after a row is left out as one of padding is.
+        """
+        known = self._flow.attention(node)
+        causal = int(node.attrs.get("causal", 0)) or int(known is not None and known.causal)
         operands = [None if input_or_none(node, i) is None else self._rows.of(node.inputs[i]) for i in range(3)]
         result = self._edit.node(
             "VarlenAttention",
             [*operands, input_or_none(node, 3), self._rows.cu_seqlens],
-            attrs=node.attrs,
+            attrs=node.attrs | {"causal": causal},
             domain=DOMAIN,
             hint=node.name,
             dtype=node.outputs[0].dtype,
