@@ -151,11 +151,13 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
         edges = runs.edges() if subject.axes else []
         start = session.get_profiling_start_time_ns()
         named = allocation_names.name(alike, Path(session.end_profiling()), start, subject.outputs)
-    if any(allocation.scratch for allocation in named) or runs.effort is _SPARING:
-        sizes = _regardless_of_threads(subject, level, alike, sizes, named, runs.reading)
+    reading, sparing = runs.reading, runs.effort is _SPARING
+    del session, runs  # and the weights that they hold
+    if any(allocation.scratch for allocation in named) or sparing:
+        sizes = _regardless_of_threads(subject, level, alike, sizes, named, reading)
     alive = alike[0].outputs
     buffers = tuple(_buffer(a, size, k in alive) for k, (a, size) in enumerate(zip(named, sizes, strict=True)))
-    found = RunSequence(buffers, alike[0].events, reading=runs.reading)
+    found = RunSequence(buffers, alike[0].events, reading=reading)
     others = [sample for sample in (*samples, *edges) if not explains(found, sample, subject.values(sample))]
     return replace(found, exceptions=tuple(subject.values(sample) for sample in others))
 
