@@ -17,7 +17,7 @@ import onnx
 
 import turbo_onnx
 from models import bert_base
-from turbo_onnx.node_timing import PROVIDER
+from turbo_onnx.sessions import PROVIDER
 
 HEADS, WIDTH, LAYERS = 12, 768, 12
 GRAPH = "bert-base-eager__ts17"  # of the exports the one that ONNX Runtime's own optimizer fuses, attention and all

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe
-from turbo_onnx import node_timing, nvidia
+from turbo_onnx import nvidia, sessions
 from turbo_onnx.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,7 +63,7 @@ def require_gpu() -> nvidia.Device:
 
         if not torch.cuda.is_available():
             raise InputError(f"PyTorch {torch.__version__} as it is installed cannot use the GPU.")
-        node_timing.require_provider()
+        sessions.require_provider()
     except InputError as error:
         raise NotHereError(f"nothing was measured: {error}") from None
     except ModuleNotFoundError as error:

@@ -203,6 +203,13 @@ def test_verify_says_equal_or_what_differs(run: Run, source: Path) -> None:
     assert run("verify", source, changed, "--json").code == 3
 
 
+def test_verify_on_a_gpu_needs_one(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBO_ONNX_CUDA_DRIVER", str(source.with_name("none.so")))
+    found = run("verify", source, source, "--gpu")
+    assert found.code == 2
+    assert "it was not run on a GPU: there is no NVIDIA GPU here" in found.err
+
+
 def test_verify_takes_the_callers_inputs(run: Run, source: Path) -> None:
     np.savez(source.with_name("own.npz"), **feed())
     found = run("verify", source, source, "--inputs", source.with_name("own.npz"), "--json")

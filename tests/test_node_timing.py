@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.cuda.uses import uses
-from turbo_onnx import node_timing, runtime
+from turbo_onnx import node_timing, runtime, sessions
 from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda.archive import pack
 from turbo_onnx.custom_ops.cuda.samples import ragged, sample
@@ -38,7 +38,7 @@ def test_every_node_gives_what_its_reference_says(element: str) -> None:
 
 
 def test_a_runtime_without_the_provider_is_refused_in_one_sentence() -> None:
-    if node_timing.PROVIDER in ort.get_available_providers():
+    if sessions.PROVIDER in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(InputError, match="has no CUDA provider"):
-        node_timing.require_provider()
+        sessions.require_provider()

@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.corpus import graphs
 from tests.small_models import VOCABULARY, encoder, feed
+from turbo_onnx import nvidia
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.model import Model
+from turbo_onnx.sessions import open_session
 from turbo_onnx.verify import TOLERANCES, Verification, difference_of, load_cases, require, verify
 from turbo_onnx.verify_inputs import RECIPES, InputSpec, describe, layouts, make, token_mask
 
@@ -356,3 +358,46 @@ def test_inputs_that_the_original_refuses_are_the_callers_mistake() -> None:
 
 def test_nothing_is_required_of_what_could_not_be_compared() -> None:
     require(Verification(None), "in.onnx")
+
+
+# -- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU, in a GPU's place."""
+    device = nvidia.Device("a GPU", 90, 12080)
+    monkeypatch.setattr(nvidia, "first_device", lambda: device)
+    monkeypatch.setattr("turbo_onnx.verify.open_on_gpu", open_session)
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_a_candidate_for_gpus_runs_there_too() -> None:
+    result = verify(original(), original(), ENCODER, on_gpu=original())
+    assert result.ok
+    assert result.gpu == "a GPU, sm_90, driver for CUDA 12.8"
+    assert verify(original(), original(), ENCODER).gpu is None
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_a_difference_that_only_a_gpu_shows_is_found() -> None:
+    result = verify(original(), original(), ENCODER, on_gpu=changed(weight=1.01 * weight()))
+    assert result.ok is False
+    assert result.failures
+    assert all(sentence.startswith("on the GPU: ") for sentence in result.failures)
+
+
+@pytest.mark.parametrize(
+    ("capability", "why"), [(None, "there is no NVIDIA GPU here"), (75, "sm_80 is the oldest that is supported")]
+)
+def test_without_a_gpu_that_can_run_it_the_result_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capability: int | None, why: str
+) -> None:
+    monkeypatch.setenv(nvidia.DRIVER, str(tmp_path / "none.so"))
+    if capability is not None:
+        monkeypatch.setattr(nvidia, "first_device", lambda: nvidia.Device("a GPU", capability, 12080))
+    result = verify(original(), original(), ENCODER, on_gpu=original())
+    assert result.ok
+    assert result.not_on_gpu is not None
+    assert why in result.not_on_gpu
+    assert result.gpu is None

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from turbo_onnx import node_timing, nvidia, optimizer
+from turbo_onnx import node_timing, nvidia, optimizer, sessions
 from turbo_onnx.custom_ops.cuda import compiler, samples, targets
 from turbo_onnx.custom_ops.cuda.archive import Code, pack
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
@@ -146,7 +146,7 @@ def autotune(
     """
     device = nvidia.first_device()
     capability = _capability(device, target)
-    node_timing.require_provider()
+    sessions.require_provider()
     uses: dict[tuple[str, ...], Use] = {}
     for path in models:
         progress(f"read {path}")

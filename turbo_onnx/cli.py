@@ -185,6 +185,7 @@ def explain(model: Path, only: str | None, packing: Any, target: str, precision:
 @click.option("--rtol", type=click.FloatRange(min=0), help="Difference allowed in proportion to each value.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the inputs that are made.")
 @click.option("--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too.")
+@click.option("--gpu", is_flag=True, help="Run AFTER on this machine's GPU, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
     before: Path,
@@ -193,6 +194,7 @@ def verify(
     rtol: float | None,
     seed: int,
     inputs: Sequence[Path],
+    gpu: bool,
     as_json: bool,
 ) -> None:
     """Compare two models on ragged inputs; exit with 3 if they differ."""
@@ -200,7 +202,7 @@ def verify(
 
     with _progress() as progress:
         progress("verify")
-        result = comparison.compare_files(before, after, atol=atol, rtol=rtol, seed=seed, inputs=inputs)
+        result = comparison.compare_files(before, after, atol=atol, rtol=rtol, seed=seed, inputs=inputs, gpu=gpu)
     if as_json:
         click.echo(comparison.to_json(result), nl=False)
     else:

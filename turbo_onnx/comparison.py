@@ -26,6 +26,7 @@ def compare_files(
     rtol: float | None = None,
     seed: int = 0,
     inputs: Sequence[Path] = (),
+    gpu: bool = False,
 ) -> Verification:
     """Run both models on ragged inputs and compare their outputs.
 
@@ -39,9 +40,10 @@ def compare_files(
         rtol: see `atol`.
         seed: for the inputs that are made.
         inputs: `.npz` files with further inputs.
+        gpu: run `after` on a GPU, too.
 
     Raises:
-        InputError: a file is not usable, or the models' inputs have other names.
+        InputError: a file is not usable, or the models' inputs have other names; or it cannot be run on a GPU.
     """
     first, second = read(before, artifacts=True), read(after, artifacts=True)
     names, others = ([tensor.name for tensor in model.graph.inputs] for model in (first, second))
@@ -67,7 +69,7 @@ def compare_files(
     learn_types(second)
     rounded = bool(facts.get("half_precision_kept"))
     with runnable_on_cpu(first, before, rounded=rounded) as original, runnable_on_cpu(second, after) as candidate:
-        return verify(
+        result = verify(
             original,
             candidate,
             specs,
@@ -77,8 +79,12 @@ def compare_files(
             tolerance=tolerance,
             precision=precision,
             level="none" if computes_in_half(second) else "all",
+            on_gpu=after if gpu else None,
             seed=seed,
         )
+    if result.not_on_gpu is not None:
+        raise InputError(f"{after}: it was not run on a GPU: {result.not_on_gpu}.")
+    return result
 
 
 def sentences(result: Verification) -> list[str]:
@@ -86,7 +92,7 @@ def sentences(result: Verification) -> list[str]:
     lines = [f"Not compared: {sentence}." for sentence in result.skipped]
     if result.ok:
         lines.append(
-            f"Equal in {result.cases} cases; largest difference {result.max_abs:.2g},"
+            f"Equal in {result.cases} cases{result.where}; largest difference {result.max_abs:.2g},"
             f" {result.max_rel:.2g} of the largest value."
         )
     lines += [f"Different: {sentence}." for sentence in result.failures]

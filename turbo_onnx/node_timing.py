@@ -24,10 +24,9 @@ from turbo_onnx.custom_ops.cuda.targets import compiled_for
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 from turbo_onnx.custom_ops.specification import CUDA_DOMAIN, DOMAIN_VERSION, KERNELS
 from turbo_onnx.errors import InputError
-from turbo_onnx.sessions import Session, runtime
+from turbo_onnx.sessions import PROVIDER, Session, runtime
 
 OrtValue = Any  # onnxruntime has no type information
-PROVIDER = "CUDAExecutionProvider"
 NODES = 16
 """N."""
 COPIES = 2
@@ -102,18 +101,6 @@ def _dims(use: Use, name: str) -> list[int | None] | None:
 
 def _element(name: str) -> int:
     return int(TensorProto.DataType.Value(_ONNX_NAMES.get(name, name.upper())))
-
-
-def require_provider() -> None:
-    """Raises InputError unless ONNX Runtime has its CUDA provider, and loads the libraries that it needs."""
-    ort = runtime()
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    if PROVIDER not in ort.get_available_providers():
-        raise InputError(
-            f"onnxruntime {ort.__version__} as it is installed has no CUDA provider; in an environment without"
-            ' onnxruntime, pip install "turbo-onnx[gpu]".'
-        )
 
 
 def open_on_device(proto: onnx.ModelProto) -> Session:

@@ -186,7 +186,7 @@ def optimize(
             if verify:
                 say("verify")
                 reached = coarsest(coarsest_type, options.precision or "fp32")
-                report.verify = _verify(loaded, folder / name, specs, report, cases, reached)
+                report.verify = _verify(loaded, folder / name, specs, report, cases, reached, options)
                 require(report.verify, report.model)
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
@@ -268,6 +268,7 @@ def _verify(
     report: Report,
     cases: Mapping[str, Feed],
     precision: Precision,
+    options: Options,
 ) -> Verification:
     assert model.origin is not None
     source = model.path if model.path is not None else bytes(model.origin.file.content)
@@ -287,6 +288,7 @@ def _verify(
             own_cases=cases,
             precision=precision,
             level="none" if computes_in_half(model) else "all",
+            on_gpu=written if options.capabilities else None,
         )
 
 

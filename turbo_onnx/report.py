@@ -125,6 +125,7 @@ class Report:
                 "max_rel": self.verify.max_rel,
                 "cases": self.verify.cases,
                 "skipped": list(self.verify.skipped),
+                "gpu": self.verify.gpu,
             },
             "notes": list(self.notes),
         }

@@ -36,10 +36,11 @@ def headline(report: Report) -> list[str]:
         lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")
     else:
         lines.append(
-            f"Verified: {'equal' if check.ok else 'DIFFERENT'} in {check.cases} cases; largest difference"
-            f" {check.max_abs:.2g}, {check.max_rel:.2g} of the largest value."
+            f"Verified: {'equal' if check.ok else 'DIFFERENT'} in {check.cases} cases{check.where};"
+            f" largest difference {check.max_abs:.2g}, {check.max_rel:.2g} of the largest value."
         )
         lines += [f"Not compared: {sentence}." for sentence in check.skipped]
+        lines += [f"Not run on a GPU: {check.not_on_gpu}."] if check.not_on_gpu is not None else []
     lines += report.notes
     if report.output is not None:
         lines.append(f"Written: {report.output}")

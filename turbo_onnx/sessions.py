@@ -10,6 +10,8 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto, helper
 
+from turbo_onnx import nvidia
+from turbo_onnx.custom_ops.cuda import targets
 from turbo_onnx.errors import InputError, ModelFormatError, UnsupportedModelError
 
 Session = Any  # onnxruntime has no type information
@@ -20,6 +22,11 @@ _LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "none": "ORT_DISABLE_ALL",
 }
+CPU_PROVIDER = "CPUExecutionProvider"
+PROVIDER = "CUDAExecutionProvider"
+FLOAT32_PRODUCTS = {"use_tf32": "0"}
+"""For that provider, which else leaves 10 of float32's 23 bits to products."""
+
 INSTALL = 'install one with `pip install "turbo-onnx[cpu]"` or, for NVIDIA GPUs, `pip install "turbo-onnx[gpu]"`'
 
 
@@ -70,7 +77,45 @@ def open_session(
 
         register(options)
     content = str(model) if isinstance(model, Path) else model
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(content, options, providers=[CPU_PROVIDER])
+
+
+def require_provider() -> None:
+    """Raises InputError unless ONNX Runtime has its CUDA provider, and loads the libraries that it needs."""
+    ort = runtime()
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    if PROVIDER not in ort.get_available_providers():
+        raise InputError(
+            f"onnxruntime {ort.__version__} as it is installed has no CUDA provider; in an environment without"
+            ' onnxruntime, pip install "turbo-onnx[gpu]".'
+        )
+
+
+def open_on_gpu(model: Path | bytes) -> Session:
+    """A quiet session on the first GPU, as a model is served there, but with products in float32 proper.
+
+    Raises:
+        InputError: there is no GPU or it is too old, or ONNX Runtime cannot use it or refuses the model; why.
+    """
+    from turbo_onnx.runtime import register
+
+    device = nvidia.first_device()
+    if device.capability < targets.OLDEST:
+        raise InputError(f"the GPU here is {device}; {targets.sm(targets.OLDEST)} is the oldest that is supported.")
+    require_provider()
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    register(options)
+    content = str(model) if isinstance(model, Path) else model
+    try:
+        session = ort.InferenceSession(content, options, providers=[(PROVIDER, FLOAT32_PRODUCTS), CPU_PROVIDER])
+    except Exception as error:
+        raise InputError(f"ONNX Runtime cannot run it on the GPU: {explain(error)}") from error
+    if session.get_providers()[0] != PROVIDER:
+        raise InputError(f"ONNX Runtime could not start its CUDA provider; it has {session.get_providers()}.")
+    return session
 
 
 def library_available() -> bool:

@@ -22,11 +22,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from turbo_onnx import nvidia
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
-from turbo_onnx.sessions import Level, Session, explain, library_available, open_session
+from turbo_onnx.sessions import Level, Session, explain, library_available, open_on_gpu, open_session
 from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +66,7 @@ HALF_TOLERANCES: Mapping[str, Tolerance] = {
 }
 _FILL = 1e3  # times the median: larger numbers of an output are not computed, but put there
 BODIES_FACTOR = 10.0
-"""What the function bodies are allowed more: they are the fallback, and add in another order than the kernels."""
+"""What the function bodies are allowed more, and GPUs: they add in another order than the kernels for the CPU."""
 
 
 @dataclass
@@ -79,6 +80,8 @@ class Verification:
         cases: how many cases were compared.
         skipped: why others were not, one sentence each.
         failures: where the outputs differ, one sentence each.
+        gpu: the GPU that the candidate ran on, too; None: on none.
+        not_on_gpu: why it did not, if it is for GPUs.
     """
 
     ok: bool | None = None
@@ -87,6 +90,13 @@ class Verification:
     cases: int = 0
     skipped: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    gpu: str | None = None
+    not_on_gpu: str | None = None
+
+    @property
+    def where(self) -> str:
+        """For sentences about the cases: which GPU they were run on, too."""
+        return "" if self.gpu is None else f", on the CPU and on {self.gpu}"
 
 
 @dataclass
@@ -110,6 +120,7 @@ def verify(
     tolerance: Tolerance | None = None,
     precision: Precision = "fp32",
     level: Level | None = None,
+    on_gpu: Path | bytes | None = None,
     seed: int = 0,
 ) -> Verification:
     """Run both models on ragged inputs and compare their outputs.
@@ -125,6 +136,7 @@ def verify(
         tolerance: for every floating-point type, instead of `TOLERANCES` and `HALF_TOLERANCES`.
         precision: the coarsest type that either model computes in.
         level: of the runtime's optimizations for the candidate; None: all, or none where the precision is a half.
+        on_gpu: the candidate as it is served on GPUs, if it is for them. It runs there, too, where there is one.
         seed: for the inputs that are made.
     """
     result = Verification()
@@ -147,9 +159,30 @@ def verify(
         for case in cases:
             _compare_case(session, case, deviations, tolerance, factor, label, result)
         del session
+    if on_gpu is not None:
+        _verify_on_gpu(on_gpu, cases, deviations, tolerance, BODIES_FACTOR if precision == "fp32" else 1.0, result)
     result.cases = len(cases)
     result.ok = not result.failures
     return result
+
+
+def _verify_on_gpu(
+    model: Path | bytes,
+    cases: Sequence[Case],
+    deviations: Mapping[str, float],
+    tolerance: Tolerance | None,
+    factor: float,
+    result: Verification,
+) -> None:
+    """Run the candidate on a GPU if that can be: one that cannot run here may be for other machines."""
+    try:
+        session = open_on_gpu(model)
+    except Exception as error:
+        result.not_on_gpu = explain(error)
+        return
+    result.gpu = str(nvidia.first_device())
+    for case in cases:
+        _compare_case(session, case, deviations, tolerance, factor, "on the GPU: ", result)
 
 
 def require(result: Verification, name: str) -> None:

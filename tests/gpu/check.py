@@ -87,8 +87,8 @@ def command(step: str, tool: str | None) -> list[str]:
         return [*PYTEST, "tests/gpu"]
     assert tool is not None
     options = ["--tool", chosen.tool, "--error-exitcode", "9"]
-    # Calls of the driver that fail are no finding: a module that a device refuses is replaced by another. Processes that
-    # compile run nothing on the device. Imports may take longer than the tool waits by default.
+    # Calls of the driver that fail are no finding: a module that a device refuses is replaced by another. Processes
+    # that compile run nothing on the device. Imports may take longer than the tool waits by default.
     options += ["--report-api-errors", "no", "--target-processes", "application-only", "--launch-timeout", "120"]
     return [tool, *options, *PYTEST, KERNELS, "-k", chosen.selection]
 

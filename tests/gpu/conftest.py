@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from turbo_onnx import node_timing, nvidia
+from turbo_onnx import nvidia, sessions
 from turbo_onnx.errors import InputError
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ def why_not() -> str | None:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of others, and errors in tests
             import torch  # noqa: F401  # its CUDA libraries may be the only ones there
-        node_timing.require_provider()
+        sessions.require_provider()
     except InputError as error:
         return str(error)
     return None if importlib.util.find_spec("triton") is not None else "Triton is not installed"

@@ -13,8 +13,8 @@ import pytest
 import turbo_onnx
 from models import bert_base, minilm
 from models.batches import Batch, padded_batch
-from turbo_onnx.node_timing import PROVIDER
 from turbo_onnx.precision import Precision
+from turbo_onnx.sessions import FLOAT32_PRODUCTS, PROVIDER
 
 MODELS = {
     "minilm": lambda: minilm.load(real=minilm.package_folder() is not None),
@@ -46,7 +46,7 @@ def expected(name: str) -> np.ndarray:
 @functools.cache
 def session(name: str, precision: Precision, capability: int) -> ort.InferenceSession:
     result = turbo_onnx.optimize(original(name), target=f"cuda:sm_{capability}", precision=precision, verify=False)
-    found = turbo_onnx.InferenceSession(result.model.SerializeToString(), providers=[PROVIDER])
+    found = turbo_onnx.InferenceSession(result.model.SerializeToString(), providers=[(PROVIDER, FLOAT32_PRODUCTS)])
     assert found.get_providers()[0] == PROVIDER
     return found
 
