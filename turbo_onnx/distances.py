@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.dims import Dim
-from turbo_onnx.graph import is_op
+from turbo_onnx.graph import is_op, produced_by
 from turbo_onnx.inference.values import Affine, Value, single
 from turbo_onnx.shapes import Facts
 
@@ -34,34 +34,70 @@ class AtLeast(NamedTuple):
     least: int
 
 
-def compared(node: gs.Node, facts: Facts) -> tuple[AtLeast, np.ndarray] | None:
-    """A comparison of positions: which one, and what the node gives where it does not hold and where it does.
+class Compared(NamedTuple):
+    """A comparison of positions.
+
+    Attributes:
+        views: what it asks of two positions.
+        table: NumPy boolean array of shape (2,) * len(views): what the node gives where each of them holds (1) or not.
+    """
+
+    views: tuple[AtLeast, ...]
+    table: np.ndarray
+
+
+def compared(node: gs.Node, facts: Facts) -> Compared | None:
+    """What a comparison says of two positions; None where the node is none, or compares anything else.
 
     Args:
         node: any node.
         facts: of its graph.
-
-    Returns:
-        the comparison and a boolean array of shape (2,), or None for other nodes.
     """
     if not is_op(node, *_COMPARISONS):
         return None
-    difference = affine_difference(*(facts[operand].value for operand in node.inputs))
-    if difference is None or isinstance(difference.offset, Dim):
-        return None
-    rank = len(difference.coefficients)
-    steps = {axis - rank: step for axis, step in enumerate(difference.coefficients) if step != 0}
-    if len(steps) != 2 or sorted(steps.values(), key=str) != [-1, 1]:
-        return None
-    (row, sign), (column, _) = steps.items()
-    # left - right = sign * (row - column) + offset; by negation, every comparison is one with ">" or ">="
-    strict = node.op in ("Greater", "LessOrEqual")
+    left, right = node.inputs
+    strict = node.op in ("Greater", "LessOrEqual")  # by negation, every comparison is one with ">" or ">="
     greater = node.op in ("Greater", "GreaterOrEqual")
+    for tensor, bound, above in ((left, right, greater), (right, left, not greater)):
+        size, most = produced_by(tensor, "Abs"), single(facts[bound].value)
+        if size is not None and isinstance(most, int):
+            within = _distance(facts[size.inputs[0]].value)
+            inclusive = node.op in (("Greater", "LessOrEqual") if tensor is left else ("Less", "GreaterOrEqual"))
+            return None if within is None else _within(within, most - int(not inclusive), outside=above)
+    distance = _distance(affine_difference(facts[left].value, facts[right].value))
+    if distance is None:
+        return None
+    axes, sign, offset = distance
     if sign == 1:
-        least, holds = int(strict) - difference.offset, greater
+        least, holds = int(strict) - offset, greater
     else:
-        least, holds = difference.offset + int(not strict), not greater
-    return AtLeast(row, column, least), np.array([not holds, holds])
+        least, holds = offset + int(not strict), not greater
+    return Compared((AtLeast(*axes, least),), np.array([not holds, holds]))
+
+
+_Distance = tuple[tuple[int, int], int, int]  # two axes, sign and offset: sign * (row - column) + offset
+
+
+def _distance(value: Value | None) -> _Distance | None:
+    """The value as the distance of the indices along two axes, which are counted from the last."""
+    if not isinstance(value, Affine) or isinstance(value.offset, Dim):
+        return None
+    rank = len(value.coefficients)
+    steps = {axis - rank: step for axis, step in enumerate(value.coefficients) if step != 0}
+    numbers = [step for step in steps.values() if isinstance(step, int)]
+    if len(steps) != 2 or sorted(numbers) != [-1, 1]:
+        return None
+    row, column = steps
+    return (row, column), numbers[0], value.offset
+
+
+def _within(distance: _Distance, most: int, *, outside: bool) -> Compared:
+    """Whether a distance is `most` at most in either direction, or whether it is not."""
+    axes, sign, offset = distance
+    middle = -sign * offset
+    views = (AtLeast(*axes, middle - most), AtLeast(*axes, middle + most + 1))
+    table = np.array([[False, False], [True, False]])
+    return Compared(views, ~table if outside else table)
 
 
 def affine_difference(left: Value | None, right: Value | None) -> Affine | None:

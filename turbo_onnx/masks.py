@@ -166,8 +166,7 @@ class MaskFunctions:
             return None if source is None else self._moved(node, source)
         comparison = compared(node, self._facts)
         if comparison is not None:
-            view, table = comparison
-            return MaskFunction(None, (view,), table)
+            return MaskFunction(None, *comparison)
         return self._elementwise(node) if is_op(node, "Div", *_ELEMENTWISE) else None
 
     def _elementwise(self, node: gs.Node) -> MaskFunction | None:
