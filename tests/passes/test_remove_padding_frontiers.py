@@ -201,6 +201,11 @@ DIFFERENT_NAMES = {
         "h0 = Mul(x, x)",
         ("x", "mask"),
     ),
+    "a row of each sequence": (
+        "int64[B,S] ids, int64[B,S] mask, float[N,1,8] each",
+        EMBEDDING.replace("h0", "e0") + "h0 = Add(e0, each)",
+        ("each",),
+    ),
 }
 
 
@@ -210,7 +215,7 @@ def test_a_batch_of_one_is_broadcast_where_the_file_names_the_sizes_differently(
     nodes = embedding + BIAS + layer(1)
     before, after = (model(nodes, "float[X,Y,8] h1", inputs=inputs) for _ in range(2))
     for tensor in after.graph.inputs:  # as cleaning leaves it, having found that scores and mask are added
-        tensor.shape = ["B", "S", *tensor.shape[2:]]
+        tensor.shape = ["B", *(("S",) if tensor.name != "each" else (1,)), *tensor.shape[2:]]
     shapes.infer(after)
     assert pack(after).facts["packed"] is True
     random = np.random.default_rng(1)
@@ -219,6 +224,7 @@ def test_a_batch_of_one_is_broadcast_where_the_file_names_the_sizes_differently(
         "mask": np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 1]]),
         "types": random.integers(0, 3, (3, 4)),
         "x": normal(3, 4, WIDTH),
+        "each": normal(3, 1, WIDTH, seed=2),
     }
     reference = session(before.to_proto())
     names = [entry.name for entry in reference.get_inputs()]
@@ -230,6 +236,74 @@ def test_a_batch_of_one_is_broadcast_where_the_file_names_the_sizes_differently(
             (expected,), (actual,) = reference.run(None, whole), candidate.run(None, given)
             assert actual.shape == expected.shape
             np.testing.assert_allclose(actual[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+def renamed(nodes: str, inputs: str) -> Model:
+    """As cleaning leaves it, having found that sizes are added."""
+    target = model(nodes, "float[X,Y,8] h1", inputs=inputs)
+    for tensor in target.graph.inputs:
+        tensor.shape = ["B", "S"]
+    shapes.infer(target)
+    assert pack(target).facts["packed"] is True
+    return target
+
+
+LONGER = {
+    "ids": ("int64[B,S] ids, int64[P,Q] mask", EMBEDDING, False),
+    "ids of another batch": ("int64[N,S] ids, int64[B,S] mask", EMBEDDING, False),
+    "ids without names": ("int64[_,_] ids, int64[_,_] mask", EMBEDDING, False),
+    "ids and types": (
+        "int64[B,S] ids, int64[P,Q] mask, int64[C,D] types",
+        EMBEDDING.replace("h0", "e0") + "te = Gather(table, types) h0 = Add(e0, te)",
+        False,
+    ),
+    "ids but not types": (
+        "int64[B,S] ids, int64[P,Q] mask, int64[C,D] types",
+        EMBEDDING.replace("h0", "e0") + "te = Gather(table, types) h0 = Add(e0, te)",
+        True,
+    ),
+    "ids but not types of the mask's names": (
+        "int64[B,S] ids, int64[P,Q] mask, int64[P,Q] types",
+        EMBEDDING.replace("h0", "e0") + "te = Gather(table, types) h0 = Add(e0, te)",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_mask_that_is_longer_than_all_other_inputs_is_refused(name: str) -> None:
+    inputs, embedding, runs = LONGER[name]
+    after = renamed(embedding + BIAS + layer(1), inputs)
+    ones = np.ones((3, 1), np.int64)
+    data = {"ids": ones, "mask": np.ones((3, 4), np.int64), "types": ones.repeat(4 if runs else 1, axis=1)}
+    for candidate in sessions(after):
+        given = {entry.name: data[entry.name] for entry in candidate.get_inputs()}
+        assert candidate.run(None, given | {"mask": ones} | ({"types": ones} if "types" in given else {}))
+        if runs:
+            assert candidate.run(None, given)[0].shape == (3, 4, WIDTH)
+            continue
+        with pytest.raises(Exception, match="mask_must_not_be_longer_than_other_inputs"):
+            candidate.run(None, given)
+
+
+def test_inputs_of_the_masks_names_are_broadcast_with_it() -> None:
+    nodes = EMBEDDING.replace("h0", "e0") + "te = Gather(table, types) h0 = Add(e0, te)" + BIAS + layer(1)
+    nodes += "column = Unsqueeze(mask, axis2) f = Cast<to = 1>(column) y = Concat<axis = -1>(h1, f)"
+    after = model(nodes, "float[X,Y,9] y", inputs="int64[B,S] ids, int64[M,S] mask, int64[M,S] types")
+    before = session(
+        model(nodes, "float[X,Y,9] y", inputs="int64[B,S] ids, int64[B,S] mask, int64[B,S] types").to_proto()
+    )
+    for tensor in after.graph.inputs:
+        tensor.shape = ["B", "S"]
+    shapes.infer(after)
+    assert pack(after).facts["packed"] is True
+    random = np.random.default_rng(1)
+    full = {"ids": random.integers(1, 28, (3, 4)), "mask": np.array([[1, 0, 1, 1]]), "types": np.array([[1, 2, 0, 1]])}
+    whole = {name: np.broadcast_to(array, (3, 4)) for name, array in full.items()}
+    (expected,) = before.run(None, whole)
+    for candidate in sessions(after):
+        (actual,) = candidate.run(None, full)
+        np.testing.assert_allclose(actual[whole["mask"] != 0], expected[whole["mask"] != 0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_packed_graph_is_not_packed_again() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -29,7 +29,7 @@ class PackedRows:
         layout: of its tokens.
         facts: of its tensors.
         mask: the tensor [B, S] whose nonzero entries are the tokens.
-        uneven: tensors, by identity, that may have fewer sequences than the mask at run time: they are broadcast to it.
+        uneven: whether tensors may have one sequence or position where the mask has more: they are broadcast to it.
         binary_input: the name of the input that the mask is, where it may hold zeros and ones only.
     """
 
@@ -39,7 +39,8 @@ class PackedRows:
         layout: TokenLayout,
         facts: Facts,
         mask: Tensor,
-        uneven: Container[int],
+        *,
+        uneven: bool = False,
         binary_input: str = "",
     ) -> None:
         self._edit = edit
@@ -85,18 +86,30 @@ class PackedRows:
         lead = self.layout.lead(tensor)
         assert rest is not None, f"{tensor.name} has rows of unknown size"
         rows = tensor
-        if id(tensor) in self._uneven:
-            shape = self._edit.node("Shape", [self.mask], hint="mask_shape", dtype=INT64, shape=[2])
-            if rest:
-                parts = [shape, self.constant(list(rest), "row")]
-                shape = self._edit.node("Concat", parts, attrs={"axis": 0}, hint="full_shape", dtype=INT64,
-                                        shape=[2 + len(rest)])  # fmt: skip
-            rows = self._edit.node("Expand", [tensor, shape], hint=f"{tensor.name}_full", dtype=tensor.dtype,
-                                   shape=[*self.mask.shape, *rest])  # fmt: skip
+        if self._uneven and lead == 2 and not _is_behind_attention(tensor):
+            rows = self._spread(tensor, self._mask_shape(), rest)
         if lead == 2:
             target = self.constant([-1, *rest], "rows")
             rows = self._edit.node("Reshape", [rows, target], hint=f"{tensor.name}_rows", dtype=tensor.dtype)
         return self._gathered(rows, self.token_index, f"{tensor.name}_packed", tensor.dtype, [TOKENS, *rest])
+
+    def _mask_shape(self) -> Tensor:
+        return self._edit.node("Shape", [self.mask], hint="mask_shape", dtype=INT64, shape=[2])
+
+    def _mask_size(self, axis: int) -> Tensor:
+        """The mask's size along the axis, [1]."""
+        return self._edit.node("Gather", [self._mask_shape(), self.constant([axis], "mask_axis")], attrs={"axis": 0},
+                               hint="mask_size", dtype=INT64, shape=[1])  # fmt: skip
+
+    def _spread(
+        self, tensor: Tensor, sizes: Tensor, rest: Sequence[int | str], lead: Sequence[int | str] = ()
+    ) -> Tensor:
+        """The tensor [1 or all, …], broadcast to `sizes` along its first axes."""
+        if rest:
+            parts = [sizes, self.constant([size if isinstance(size, int) else 1 for size in rest], "row")]
+            sizes = self._edit.node("Concat", parts, attrs={"axis": 0}, hint="full_shape", dtype=INT64)
+        shape = [*(lead or self.mask.shape), *rest]
+        return self._edit.node("Expand", [tensor, sizes], hint=f"{tensor.name}_full", dtype=tensor.dtype, shape=shape)
 
     def constant(self, values: list[int], hint: str) -> gs.Constant:
         """An int64 constant."""
@@ -139,19 +152,22 @@ class PackedRows:
         rows = tensor
         for _ in range(axis):
             rows = self._without_first_axis(rows)
+        if self._uneven:
+            rows = self._spread(rows, self._mask_size(1), rest, self.mask.shape[1:])
         return self._gathered(rows, self.token_position, f"{tensor.name}_packed", tensor.dtype, [TOKENS, *rest])
 
     def at_sequences(self, tensor: Tensor) -> Tensor:
         """A by-sequence operand [B, 1, …]: its row for each token's sequence."""
         key = id(tensor)
         if key not in self._by_sequence:
-            size = self._edit.node("Shape", [self.mask], hint="mask_shape", dtype=INT64, shape=[2])
-            length = self._edit.node("Gather", [size, self.constant([1], "sequence_axis")], hint="padded_length",
-                                     attrs={"axis": 0}, dtype=INT64, shape=[1])  # fmt: skip
+            length = self._mask_size(1)
             index = self._edit.node("Div", [self.token_index, length], hint="token_sequence", dtype=INT64,
                                     shape=[TOKENS])  # fmt: skip
             rest = list(tensor.shape[2:])
-            rows = self._edit.node("Reshape", [tensor, self.constant([0, *self._plain(rest)], "rows")],
+            whole = tensor
+            if self._uneven:
+                whole = self._spread(tensor, self._mask_size(0), [1, *rest], self.mask.shape[:1])
+            rows = self._edit.node("Reshape", [whole, self.constant([0, *self._plain(rest)], "rows")],
                                    hint=f"{tensor.name}_rows", dtype=tensor.dtype)  # fmt: skip
             self._by_sequence[key] = self._gathered(rows, index, f"{tensor.name}_packed", tensor.dtype, [TOKENS, *rest])
             self._kept.append(tensor)
@@ -213,6 +229,21 @@ class PackedRows:
             self._restored[key] = rows
             self._kept.append(tensor)
         return self._restored[key]
+
+
+def _is_behind_attention(tensor: Tensor) -> bool:
+    """Whether the tensor is made of an attention's result, which has as many sequences as hidden states and mask."""
+    seen: set[int] = set()
+    stack = list(tensor.inputs)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        if is_op(node, "VarlenAttention", domain=DOMAIN):
+            return True
+        seen.add(id(node))
+        stack.extend(source for operand in node.inputs for source in operand.inputs)
+    return False
 
 
 def onnx_name(dtype: type | np.dtype | int | None) -> str:

@@ -93,10 +93,12 @@ def _rewrite(
 ) -> int:
     """Write what is planned, and restore the padding for the rest. Returns how many nodes were written anew."""
     nodes = list(model.graph.nodes)
-    uneven = uneven_inputs(model, flow.layout, flow.mask)
+    uneven = uneven_inputs(model, flow.layout)
     binary = must_be_binary(chosen.source)
-    mask = even_mask(edit, _mask_of_tokens(edit, chosen, binary=binary), flow.mask, uneven)
-    rows = PackedRows(edit, flow.layout, facts, mask, uneven, chosen.source.name if binary else "")
+    mask = even_mask(edit, _mask_of_tokens(edit, chosen, binary=binary), chosen.source, uneven)
+    name = chosen.source.name if binary else ""
+    assumed = any(str(size) in shapes.assumed_equal(model) for size in mask.shape)
+    rows = PackedRows(edit, flow.layout, facts, mask, uneven=assumed or bool(uneven), binary_input=name)
     writer = PackedNodes(edit, flow, rows)
     done = {id(node) for node in nodes if _write(node, edit, flow, plan, rows, writer)}
     for node in nodes:
