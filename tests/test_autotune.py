@@ -113,6 +113,12 @@ def test_an_own_choice_that_spills_is_compared_with_the_others() -> None:
     assert found.chosen["num_warps"] == 2
 
 
+def test_a_kernel_that_cannot_be_run_is_left_out_and_said_to_be() -> None:
+    said: list[str] = []
+    assert list(autotune.tune([USE], 90, FakeBench({}, refused=[OWN]), said.append)) == []
+    assert said[-1].endswith("is not tuned: too many registers for this device")
+
+
 def test_a_way_that_is_another_kernel_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("turbo_onnx.custom_ops.bias_gelu.cuda.candidates", lambda v, _: [replace(v, key="another")])
     with pytest.raises(AssertionError, match="BiasGelu offers another kernel than bias_gelu"):

@@ -6,7 +6,6 @@ kernel's own choice, beyond rounding, is never chosen. All ways are compiled fir
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -192,7 +191,8 @@ def tune(
 ) -> Iterator[Tuned]:
     """Tune every kernel of these nodes, each once, if there is more than one way to run it.
 
-    A kernel that no run of the sample launches is as fast with every choice, and keeps its own.
+    A kernel that no run of the sample launches is as fast with every choice, and keeps its own. One that cannot be run
+    here is left out.
 
     Raises:
         PassError: a kernel cannot be compiled as it is by itself: a bug.
@@ -206,8 +206,10 @@ def tune(
         for variant in one.own:
             if wrong[repr(variant)] not in (None, SPILLS):
                 raise PassError(f"the kernel {variant.key} for {sm(capability)} {wrong[repr(variant)]}; this is a bug.")
-        with contextlib.suppress(Reject):  # no inputs can be made for it
+        try:
             yield _tune_one(one, [wrong[repr(variant)] for variant in one.offered], bench)
+        except (InputError, Reject) as error:  # no inputs can be made for it; what others are measured to be is kept
+            progress(f"{one.own[one.index].key} is not tuned: {error}")
 
 
 def _ways(uses: Iterable[Use], capability: int) -> Iterator[_Ways]:
