@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from turbo_onnx import autotune, nvidia
+from turbo_onnx import autotune, node_timing, nvidia
 from turbo_onnx.cli import cli
+from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda import samples, tuning
 from turbo_onnx.custom_ops.cuda.tuning import Tuning, choice
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 from turbo_onnx.errors import InputError, PassError
 from turbo_onnx.node_timing import per_node
 from turbo_onnx.options import Options
+from turbo_onnx.sessions import library_available, open_session
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -143,6 +145,26 @@ def test_what_is_no_good_is_never_taken_and_the_table_says_why(bench: FakeBench,
     assert found.refused == {reason: 2}
     (line,) = autotune.table([found])
     assert line.endswith(f"with its own; 4 tried, 2 {reason}")
+
+
+def test_the_bench_runs_a_node_with_any_of_its_kernels_and_keeps_its_inputs(monkeypatch, tmp_path) -> None:
+    """On the CPU in a GPU's place, where the operator runs without its compiled kernels."""
+    if not library_available():
+        pytest.skip("the library is not built")
+    monkeypatch.setenv("TURBO_ONNX_CACHE", str(tmp_path))
+    monkeypatch.setattr(node_timing, "DEVICE", "cpu")
+    monkeypatch.setattr(node_timing, "open_on_device", lambda m: open_session(m.SerializeToString(), library=True))
+    monkeypatch.setattr(autotune, "BATCH", samples.ragged(2, 5))
+    bench = autotune.DeviceBench(80)
+    other = replace(own(), num_warps=2)
+    assert bench.compile([own(), other]) == [None, None]
+    expected, actual = (bench.outputs(USE, [variant]) for variant in (own(), other))
+    (x, bias) = (samples.sample(USE, autotune.BATCH)[name].astype(np.float16) for name in ("x", "bias"))
+    np.testing.assert_allclose(actual[0], spec("BiasGelu").reference([x, bias], USE.attributes)[0], atol=4e-3)
+    assert autotune.same(USE, actual, expected)
+    values = bench._values
+    assert len(bench.seconds(USE, [other])) == 15
+    assert bench._values is values
 
 
 def test_a_tuning_is_applied_and_read_back(tmp_path) -> None:

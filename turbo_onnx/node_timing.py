@@ -27,6 +27,7 @@ from turbo_onnx.errors import InputError
 from turbo_onnx.sessions import PROVIDER, Session, runtime
 
 OrtValue = Any  # onnxruntime has no type information
+DEVICE = "cuda"
 NODES = 16
 """N."""
 COPIES = 2
@@ -130,7 +131,7 @@ def on_device(use: Use, inputs: Mapping[str, Array], copies: int = COPIES) -> di
     """The inputs of models of this node, in the device's memory, each copy in memory of its own."""
     ort = runtime()
     return {
-        f"{name}.{copy}": ort.OrtValue.ortvalue_from_numpy(inputs[name], "cuda", 0)
+        f"{name}.{copy}": ort.OrtValue.ortvalue_from_numpy(inputs[name], DEVICE, 0)
         for name in (operand.name for operand in spec(use.operator).inputs if operand.name in inputs)
         for copy in range(copies)
     }
@@ -151,7 +152,7 @@ class Bound:
         for tensor in session.get_inputs():
             self._binding.bind_ortvalue_input(tensor.name, values[tensor.name])
         for tensor in session.get_outputs():
-            self._binding.bind_output(tensor.name, "cuda", 0)
+            self._binding.bind_output(tensor.name, DEVICE, 0)
 
     def run(self) -> None:
         """Returns when the device is done."""
