@@ -12,6 +12,7 @@ import re
 
 import pytest
 
+from tests import shared
 from tests.cuda.uses import ELEMENTS, uses
 from turbo_onnx.custom_ops.cuda.archive import Rule
 from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels
@@ -38,7 +39,11 @@ INDICES = {
 
 @functools.cache
 def compiled(element: str) -> list[Compiled]:
-    """Every kernel for every default architecture."""
+    """Every kernel for every default architecture, compiled once for all processes that share the tests."""
+    return shared.once(f"kernels-{element}", lambda _: compiled_here(element))
+
+
+def compiled_here(element: str) -> list[Compiled]:
     chosen = list(uses(element))
     if not EVERY_SIZE:
         few = uses(element, WIDTHS, HEADS)
