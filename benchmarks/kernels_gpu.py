@@ -1,6 +1,6 @@
 """How near each kernel comes to what the GPU can do: to a copy of the same bytes, and for attention to PyTorch's.
 
-    python -m benchmarks.kernels_gpu [--element NAME] [--json FILE]
+    python -m benchmarks.kernels_gpu [--element NAME] [--tune FILE] [--json FILE]
 
 DECISION on how: through ONNX Runtime, as the difference of a model with 2N equal nodes and one with N. That times the
 kernel with the operator's own grid, arguments and choice of variant, and what a run costs beside its kernels falls out.
@@ -25,9 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import gpu
-from turbo_onnx import node_timing
+from turbo_onnx import autotune, node_timing
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.samples import Batch, sample
+from turbo_onnx.custom_ops.cuda.targets import sm
+from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.custom_ops.cuda.variant import Use
 
 ROWS = Batch((512,) * 128)
@@ -156,16 +158,23 @@ def table_of(document: dict[str, Any]) -> list[Table]:
 @click.option("--element", type=click.Choice(["float16", "bfloat16"]), default="float16", show_default=True)
 @click.option("--rounds", default=11, show_default=True, help="How often each kernel is timed.")
 @click.option("--seconds", default=150, show_default=True, help="After these, nothing more is measured.")
+@click.option(
+    "--tune",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="First measure which tiles each kernel runs fastest with, as turbo-onnx autotune does; measure with those.",
+)
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the tables of an earlier result.")
-def main(element: str, rounds: int, seconds: int, json_path: Path | None, show: Path | None) -> None:
+def main(element: str, rounds: int, seconds: int, tune: Path | None, json_path: Path | None, show: Path | None) -> None:
     """Compare each kernel with the GPU's own limits."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     if show is None:
         device = gpu.require_gpu()
         path = json_path or gpu.result_path("kernels_gpu", device)
         document: dict[str, Any] = {"machine": gpu.environment(device)}
-        for _ in run(element, rounds, time.monotonic() + seconds, device.capability, document):
+        tuning = Tuning() if tune is None else tuned(element, device.capability, tune)
+        for _ in run(element, rounds, time.monotonic() + seconds, device.capability, tuning, document):
             gpu.write(path, document)  # what was measured is kept, whatever happens to the rest
     else:
         document = json.loads(show.read_text())
@@ -175,13 +184,30 @@ def main(element: str, rounds: int, seconds: int, json_path: Path | None, show: 
         console.print(table)
 
 
-def run(element: str, rounds: int, deadline: float, capability: int, document: dict[str, Any]) -> Iterator[None]:
+def tuned(element: str, capability: int, path: Path) -> Tuning:
+    """The fastest way to run each kernel that is measured here, also in a file as for `optimize --tuning`."""
+    choices: dict[str, Any] = {}
+    uses = [case.use for width in WIDTHS for case in row_cases(element, width).values()] + [attention_use(element)]
+    for found in autotune.tune(uses, capability, autotune.DeviceBench(capability)):
+        print(*autotune.table([found]), flush=True)
+        if found.chosen is not None:
+            choices[found.key] = found.chosen
+        path.write_text(Tuning({sm(capability): choices}).to_json())
+    return Tuning({sm(capability): choices})
+
+
+def run(
+    element: str, rounds: int, deadline: float, capability: int, tuning: Tuning, document: dict[str, Any]
+) -> Iterator[None]:
     """Measure everything, one thing after the other, and add it to the document."""
     document |= {"element": element, "rows": ROWS.tokens, "copy_bandwidth": gpu.copy_bandwidth()}
     document |= {"kernels": [], "attention": []}
     cases = [(name, width, case) for width in WIDTHS for name, case in row_cases(element, width).items()]
     uses = [*(case.use for *_, case in cases), attention_use(element)]
-    kernels = node_timing.archive([variant for use in uses for variant in variants_of(use, capability)], capability)
+    variants = [
+        tuning.apply(use.operator, variant, capability) for use in uses for variant in variants_of(use, capability)
+    ]
+    kernels = node_timing.archive(variants, capability)
     for name, width, case in cases:
         seconds, why_not = _median(deadline, partial(measure, case.use, case.batch, kernels, rounds))
         record = {"kernel": name, "width": width, "bytes": case.moved, "seconds": seconds, "why_not": why_not}

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from benchmarks import encoder_gpu, gpu, kernels_gpu
 from turbo_onnx import nvidia
+from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.samples import Batch
+from turbo_onnx.custom_ops.cuda.tuning import read
 
 MACHINE = {"gpu": "a GPU, sm_90"}
 
@@ -66,6 +68,31 @@ def test_a_result_of_kernels_is_shown_as_a_table(tmp_path) -> None:
     output = CliRunner().invoke(kernels_gpu.main, ["--show", str(file)]).output
     for text in ("100.0", "2000", "0.50", "200", "2.00", "none", "nothing", "no memory"):
         assert text in output
+
+
+def test_kernels_are_tuned_before_they_are_measured(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+
+    class FewerWarpsAreFaster:
+        def __init__(self, capability: int) -> None:
+            assert capability == 90
+
+        def compile(self, variants):
+            return [None] * len(variants)
+
+        def outputs(self, use, variants):
+            return []
+
+        def seconds(self, use, variants):
+            return [float(sum(variant.num_warps for variant in variants))]
+
+    monkeypatch.setattr(kernels_gpu.autotune, "DeviceBench", FewerWarpsAreFaster)
+    tuning = kernels_gpu.tuned("float16", 90, tmp_path / "tuning.json")
+    assert tuning == read(tmp_path / "tuning.json")
+    uses = [case.use for case in kernels_gpu.row_cases("float16", 1024).values()]
+    applied = {v.key: tuning.apply(use.operator, v, 90) for use in uses for v in variants_of(use, 90)}
+    assert applied["bias_gelu;float16;width=4096;bias=1;tanh=0"].num_warps == 1
+    assert applied["skip_layer_normalization;float16;width=1024;beta=1;bias=1;sum=0"].num_warps == 1
 
 
 def test_operations_are_counted_on_real_tokens() -> None:
