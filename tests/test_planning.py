@@ -19,7 +19,8 @@ from turbo_onnx.memory.run_layout import peaks
 from turbo_onnx.model import Model
 from turbo_onnx.passes.plan_memory import PLAN_ATTRIBUTE, begin_runs, find
 from turbo_onnx.planning import LEVELS, make_plan, plan_of, sample_values
-from turbo_onnx.sequences import RunSequence
+from turbo_onnx.sequences import RunSequence, Subject
+from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import Level, open_session
 from turbo_onnx.verify_inputs import describe
 from turbo_onnx.work import Work
@@ -112,6 +113,23 @@ def test_where_runs_are_much_work_the_default_level_is_planned_first(monkeypatch
     assert [one.name for one in planned(body).variants] == ["all"]
     with pytest.raises(Reject, match="a run that has to be recorded takes 3000 billion multiply-adds"):
         planned()
+
+
+@needs_recorder
+def test_what_is_recorded_has_its_weights_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime holds two copies of those that are in the model's own file."""
+    files: list[set[str]] = []
+
+    def find_sequence(subject: Subject, level: Level, known: list[RunSequence]) -> RunSequence:
+        files.append({path.name for path in subject.path.parent.iterdir()})
+        return sequences.find(subject, level, known)
+
+    monkeypatch.setattr(planning, "find_sequence", find_sequence)
+    wide = model(CHAIN.replace("float[N,4] y", "float[N,64] y"), {**WEIGHTS, "u": np.ones((8, 64), np.float32)})
+    made = read(wide.to_proto())
+    shapes.infer(made)
+    make_plan(made, begin_runs(made), specs=describe(made))
+    assert files == [{"model.onnx", "model.onnx.data"}] * len(LEVELS)
 
 
 # -- what cannot be planned

@@ -100,11 +100,11 @@ def _with_level(subject: Subject, level: Level, found: _Found) -> _Found:
 
 @contextmanager
 def _written(model: Model, scratch: Path | None) -> Iterator[Path]:
-    """The model in a file that goes away."""
+    """The model in files that go away. The runtime maps weights in a file of their own: memory holds them once less."""
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".turbo-onnx-", dir=scratch))
-            model.write(Path(folder), "model.onnx", None)
+            model.write(Path(folder), "model.onnx", external=True)
         except (OSError, OutputError) as error:
             raise Reject("the model cannot be written down to record its runs: {}", error) from None
         yield Path(folder) / "model.onnx"
