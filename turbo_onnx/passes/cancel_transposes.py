@@ -41,6 +41,7 @@ class CancelTransposes(Pass):
             if order and read and node.inputs and node.inputs[0].shape is not None:
                 report.applied += _cancel(edit, node, order, model.opset)
         if report.applied:
+            edit.remove_unused()
             edit.sort()
         return report
 
@@ -51,7 +52,7 @@ def _cancel(edit: Editor, last: gs.Node, order: Order, opset: int) -> bool:
     except Reject:
         return False
     edit.replace(last.outputs[0], region.result())
-    edit.remove_unused()  # so that nothing that is gone counts as a reader
+    region.detach()
     return True
 
 
@@ -73,6 +74,7 @@ class _Region:
         self._rules: dict[int, Moved] = {}  # how to write each node in between, by identity
         self._nodes: list[gs.Node] = []
         self._written: dict[tuple[int, int], Tensor] = {}  # by identity, and the number of axes that are asked for
+        self._undone: list[gs.Node] = []  # the Transposes above
         self._undoes: dict[int, bool] = {}  # whether a node is made of what another Transpose gives, by its identity
         tensor = last.inputs[0]
         if not self._reach(tensor, len(tensor.shape)):
@@ -84,6 +86,7 @@ class _Region:
         node = producer(tensor)
         if node is not None and is_op(node, "Transpose") and order_of(node) == inverse(self._order):
             self._written[id(tensor), len(tensor.shape)] = node.inputs[0]
+            self._undone.append(node)
             return True
         if id(node) in self._rules:
             return self._undoes[id(node)]
@@ -136,6 +139,14 @@ class _Region:
         """What the last Transpose gives, computed in its order from the start."""
         tensor: Tensor = self._last.inputs[0]
         return self._in_order(tensor, len(tensor.shape))
+
+    def detach(self) -> None:
+        """Let the nodes that are not needed any more read nothing, so that they do not count as readers."""
+        for node in (self._last, *self._nodes):
+            node.inputs.clear()
+        for node in self._undone:
+            if not node.outputs[0].outputs and not self._edit.is_graph_output(node.outputs[0]):
+                node.inputs.clear()
 
     def _in_order(self, tensor: Tensor, rank: int) -> Tensor:
         if (id(tensor), rank) not in self._written:
