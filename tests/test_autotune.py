@@ -228,3 +228,13 @@ def test_inputs_fit_the_node() -> None:
     assert batch.longest == 8
     made = samples.sample(USE, batch)
     assert {name: value.shape for name, value in made.items()} == {"x": (batch.tokens, 768), "bias": (768,)}
+
+
+def test_rows_are_as_many_as_an_attention_bias_of_one_length_is_for() -> None:
+    rows = {name: ("B", f"{name}_length", 32) for name in ("query", "key", "value")}
+    shapes = {**rows, "attention_bias": (1, 2, 1, 40), "output": ("B", "query_length", 32)}
+    use = Use("VarlenAttention", dict.fromkeys(shapes, "float16"), shapes, {"num_heads": 2})
+    made = {name: value.shape for name, value in samples.sample(use, samples.ragged(3, 8)).items()}
+    assert made == {
+        "query": (3, 8, 32), "key": (3, 40, 32), "value": (3, 40, 32), "attention_bias": (1, 2, 1, 40)
+    }  # fmt: skip

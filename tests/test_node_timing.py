@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -35,6 +37,22 @@ def test_every_node_gives_what_its_reference_says(element: str) -> None:
         for name, value in named.items():
             scale = max(1.0, float(np.abs(value).max()))
             np.testing.assert_allclose(actual[name], value, rtol=0, atol=TOLERANCES[element] * scale)
+
+
+def test_libraries_of_cuda_are_loaded_without_a_word(monkeypatch, capsys) -> None:
+    loaded = []
+
+    def preload() -> None:
+        loaded.append("libraries")
+        print("Failed to load a library")
+        raise OSError
+
+    monkeypatch.setattr(sessions, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    sessions.require_provider()
+    assert loaded == ["libraries"]
+    assert capsys.readouterr().out == ""
 
 
 def test_a_runtime_without_the_provider_is_refused_in_one_sentence() -> None:

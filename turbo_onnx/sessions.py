@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,13 +86,18 @@ def open_session(
 def require_provider() -> None:
     """Raises InputError unless ONNX Runtime has its CUDA provider, and loads the libraries that it needs."""
     ort = runtime()
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     if PROVIDER not in ort.get_available_providers():
         raise InputError(
             f"onnxruntime {ort.__version__} as it is installed has no CUDA provider; in an environment without"
             ' onnxruntime, pip install "turbo-onnx[gpu]".'
         )
+    # CUDA's libraries may be where only PyTorch finds them, or in packages. The provider finds what is loaded.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(Exception):
+            importlib.import_module("torch")
+        with contextlib.suppress(Exception):
+            ort.preload_dlls()
 
 
 def open_on_gpu(model: Path | bytes) -> Session:

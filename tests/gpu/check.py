@@ -21,7 +21,9 @@ from pathlib import Path
 from turbo_onnx import nvidia
 from turbo_onnx.errors import InputError
 
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=5")
+# In an environment as it is, nothing of others may decide: neither their plugins nor their warnings.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-rs", "--durations=5", "-o", "filterwarnings=default")
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 KERNELS = "tests/gpu/test_kernels.py"
 TIME = 430
 """Seconds for everything."""
@@ -131,7 +133,7 @@ def run(step: str, tool: str | None, left: float) -> Outcome:
         return Outcome(step, False, "not run: no time was left", 0.0)
     print(f"== {step}", flush=True)
     start = time.perf_counter()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (FEW if chosen.tool is not None else {})
+    environment = os.environ | ENVIRONMENT | (FEW if chosen.tool is not None else {})
     ended = execute(command(step, tool), environment, chosen.share * (left - PATIENCE))
     return Outcome(step, ended.code == 0, summary(ended), time.perf_counter() - start)
 

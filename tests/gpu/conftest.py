@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
-import warnings
 from pathlib import Path
 
 import pytest
@@ -21,9 +19,6 @@ def why_not() -> str | None:
     """Why nothing can be run on a GPU here; None where it can."""
     try:
         nvidia.first_device()
-        with contextlib.suppress(ImportError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of others, and errors in tests
-            import torch  # noqa: F401  # its CUDA libraries may be the only ones there
         sessions.require_provider()
     except InputError as error:
         return str(error)

@@ -102,7 +102,9 @@ def _shape(use: Use, name: str, batch: Batch) -> tuple[int, ...]:
     elif name == "attention_bias":
         unknown = [batch.sequences, 1, batch.longest, batch.longest]
     elif _padded(use, name, len(known)):
-        unknown = [batch.sequences, batch.longest]
+        # An attention bias of a known length is for no other.
+        fixed = use.size("attention_bias", 2 if name == "query" else 3) if name in ("query", "key", "value") else None
+        unknown = [batch.sequences, fixed if fixed is not None and fixed > 1 else batch.longest]
     else:
         unknown = [batch.tokens]
     unknown += [1] * len(known)
