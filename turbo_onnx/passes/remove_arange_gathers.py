@@ -2,7 +2,7 @@
 
 Newer model libraries index the mask with broadcast aranges. Two spellings reach the exporters' output: GatherND with
 stacked index tensors, and Gather from the flattened mask at position b · S + s. Both only place the mask's axes among
-axes of size 1, which is a Reshape.
+axes of size 1, which is an Unsqueeze.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from turbo_onnx.inference.reading import Dims
 from turbo_onnx.inference.values import Affine, Stack
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.reshaping import unsqueezed
 from turbo_onnx.passes.simplify_shapes import constant_target
 
 
 class RemoveArangeGathers(Pass):
-    """Gather and GatherND by proven aranges become Reshapes."""
+    """Gather and GatherND by proven aranges become Unsqueezes or Reshapes."""
 
     name = "remove-arange-gathers"
     summary = "Turn indexing by arange into plain broadcasting, where it is proven to be that."
@@ -34,9 +35,9 @@ class RemoveArangeGathers(Pass):
         facts = shapes.infer(model)
         for node in list(model.graph.nodes):
             if is_op(node, "Gather"):
-                replacement = _plain_gather(edit, node, facts)
+                replacement = _plain_gather(edit, node, facts, model.opset)
             elif is_op(node, "GatherND"):
-                replacement = _plain_gather_nd(edit, node, facts)
+                replacement = _plain_gather_nd(edit, node, facts, model.opset)
                 if replacement is None and isinstance(facts[node.inputs[1]].value, Stack):
                     sentence = "its indices are aranges, but do not walk through every axis of the data in order"
                     report.rejected.append(Rejection(self.name, node.name, sentence))
@@ -50,7 +51,7 @@ class RemoveArangeGathers(Pass):
         return report
 
 
-def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor | None:
+def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:
     data, indices = facts[node.inputs[0]], facts[node.inputs[1]]
     if data.shape is None or indices.shape is None or not isinstance(indices.value, Affine):
         return None
@@ -61,10 +62,10 @@ def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor | 
     if count != data.shape[axis] or indices.value.offset != 0 or not is_iota(indices.value, indices.shape):
         return None
     result = data.shape[:axis] + indices.shape + data.shape[axis + 1 :]
-    return _reshaped(edit, node.inputs[0], data.shape, result, node)
+    return _reshaped(edit, node.inputs[0], data.shape, result, node, opset)
 
 
-def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor | None:
+def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:
     data, indices = facts[node.inputs[0]], facts[node.inputs[1]]
     if data.shape is None or indices.shape is None or not isinstance(indices.value, Stack):
         return None
@@ -80,16 +81,21 @@ def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts) -> Tensor
         if where[moving[0]] != size:
             return None
         placed[moving[0]], last = size, moving[0]
-    view = _reshaped(edit, node.inputs[0], data.shape, tuple(placed), node)
+    view = _reshaped(edit, node.inputs[0], data.shape, tuple(placed), node, opset)
     if view is None or tuple(placed) == where:
         return view
     return None  # also repeated along other axes: nothing that exporters write
 
 
-def _reshaped(edit: Editor, source: Tensor, shape: Dims, result: Dims, node: gs.Node) -> Tensor | None:
-    target = constant_target(shape, result)
-    if target is None:
-        source, target = _from_unflattened(source, result)
+def _reshaped(edit: Editor, source: Tensor, shape: Dims, result: Dims, node: gs.Node, opset: int) -> Tensor | None:
+    new = _inserted(shape, result)
+    target = constant_target(shape, result) if new is None else None
+    if new is None and target is None:
+        source, new, target = _from_unflattened(source, result)
+    if new:  # where there is no sequence at all, a Reshape cannot work out a size
+        return unsqueezed(edit, source, new, opset)
+    if new is not None:
+        target = [0] * len(result)
     if target is None:
         return None
     return edit.node(
@@ -101,13 +107,28 @@ def _reshaped(edit: Editor, source: Tensor, shape: Dims, result: Dims, node: gs.
     )
 
 
-def _from_unflattened(source: Tensor, result: Dims) -> tuple[Tensor, list[int] | None]:
-    """Where the data was flattened before, start from the tensor that still had its axes."""
+def _inserted(shape: Dims, result: Dims) -> list[int] | None:
+    """The axes of `result` that are new and of size 1, where the others are those of `shape`, in order."""
+    new, taken = [], 0
+    for axis, size in enumerate(result):
+        if taken < len(shape) and size == shape[taken]:
+            taken += 1
+        elif size == 1:
+            new.append(axis)
+        else:
+            return None
+    return new if taken == len(shape) else None
+
+
+def _from_unflattened(source: Tensor, result: Dims) -> tuple[Tensor, list[int] | None, list[int] | None]:
+    """Where the data was flattened before, start from the tensor that still had its axes: new ones, or a target."""
     view = produced_by(source, "Flatten", "Reshape")
     while view is not None and view.inputs[0].shape is not None:
         origin = view.inputs[0]
-        target = constant_target(tuple(as_dim(size) for size in origin.shape), result)
-        if target is not None:
-            return origin, target
+        shape = tuple(as_dim(size) for size in origin.shape)
+        new = _inserted(shape, result)
+        target = constant_target(shape, result) if new is None else None
+        if new is not None or target is not None:
+            return origin, new, target
         view = produced_by(origin, "Flatten", "Reshape")
-    return source, None
+    return source, None, None
