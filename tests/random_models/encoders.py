@@ -140,6 +140,25 @@ def feeds(model: RandomModel, seed: int, count: int = 3) -> Iterator[tuple[Array
         yield arrays, masks
 
 
+def with_odd_masks(model: RandomModel, arrays: Arrays, seed: int) -> tuple[Arrays, list[np.ndarray]] | None:
+    """The inputs with other numbers than 1 in their masks, and which tokens are real; None without such masks."""
+    random = np.random.default_rng(seed)
+    odd, masks = dict(arrays), []
+    for name, array in arrays.items():
+        if not name.endswith("mask") or array.dtype == np.bool_:
+            continue
+        choices = [0.5, 2, -1, 1e-3] if array.dtype.kind == "f" else [2, 3] if array.dtype.kind == "u" else [2, -1]
+        other = random.choice(choices, array.shape).astype(array.dtype)
+        odd[name] = np.where((array != 0) & (random.random(array.shape) < 0.5), other, array)
+    if all(odd[name] is arrays[name] or np.array_equal(odd[name], arrays[name]) for name in arrays):
+        return None
+    for prefix in ("", "other_"):
+        ids, mask = odd.get(f"{prefix}input_ids"), odd.get(f"{prefix}mask")
+        if ids is not None:
+            masks.append((ids if mask is None else mask) != 0)
+    return odd, masks
+
+
 def _mask(random: np.random.Generator, rows: int, length: int, b: Builder) -> np.ndarray:
     kind = random.choice(["right", "right", "left", "holes", "full", "sparse"])
     counts = random.integers(0 if random.random() < 0.3 else 1, length + 1, (rows, 1))
