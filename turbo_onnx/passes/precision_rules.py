@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 from turbo_onnx import custom_ops
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import STANDARD_DOMAINS, input_or_none
+from turbo_onnx.graph import STANDARD_DOMAINS, Tensor, input_or_none
 from turbo_onnx.precision import BFLOAT16, HalfType
 
 
@@ -101,10 +101,19 @@ def half_operands(node: gs.Node, opset: int, half: HalfType) -> Operands:
         if half.onnx_type not in spec.types[variable]:
             raise Reject("{} is not defined in {}", node.op, half.name)
         may_stay = [i for i, operand in enumerate(spec.inputs) if spec.or_float32.get(operand.type) == variable]
-        inputs = [i for i, operand in enumerate(spec.inputs) if operand.type == variable or i in may_stay]
+        converted = [i for i in may_stay if not _is_row_of_biases(input_or_none(node, i))]
+        inputs = [i for i, operand in enumerate(spec.inputs) if operand.type == variable or i in converted]
         outputs = [i for i, operand in enumerate(spec.outputs) if operand.type == variable]
         return replace(_present(node, inputs, outputs, OURS[node.op]), may_stay=frozenset(may_stay))
     raise Reject("{} of domain {} is not known to be right in half precision", node.op, node.domain)
+
+
+def _is_row_of_biases(bias: Tensor | None) -> bool:
+    """Whether an attention bias is one row for all queries, as a mask is: left in float32.
+
+    It is little to read and needs no cast, and kernels read it ahead of time: devices can do that with 4 bytes, not 2.
+    """
+    return bias is not None and bias.shape is not None and len(bias.shape) == 4 and bias.shape[2] == 1
 
 
 def _standard(node: gs.Node, opset: int, half: HalfType) -> Operands:
