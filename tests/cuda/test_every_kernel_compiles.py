@@ -9,11 +9,13 @@ import functools
 import importlib.util
 import os
 import re
+import subprocess
 
 import pytest
 
 from tests import shared
 from tests.cuda.uses import ELEMENTS, uses
+from turbo_onnx.custom_ops.cuda import toolchain
 from turbo_onnx.custom_ops.cuda.archive import Rule
 from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
@@ -84,3 +86,27 @@ def test_kernels_of_small_rows_need_no_shared_memory():
     found = [entry for entry in compiled("float16") if entry.codes[0].key.startswith(rows) and entry.codes[0].aligned]
     assert found
     assert {entry.codes[0].key: entry.resources.shared for entry in found if entry.resources.shared} == {}
+
+
+def test_attention_multiplies_on_tensor_cores_that_wait_neither_for_memory_nor_for_each_other(tmp_path):
+    found = [code for entry in compiled("float16") for code in entry.codes if is_encoders_attention(code)]
+    (ptx,) = (code.data.decode() for code in found if code.rule is Rule.LATER)
+    assert "mma.sync.aligned.m16n8k16" in ptx
+    assert re.search(r"cp\.async\.cg\.shared\.global \[ .* \], \[ .* \], 0x10", ptx)
+    assert "ex2.approx" in ptx
+    (machine_code,) = (code.data for code in found if code.capability == 90)
+    written = tmp_path / "kernel.cubin"
+    written.write_bytes(machine_code)
+    disassembler = toolchain.find().assembler.with_name("nvdisasm")
+    listing = subprocess.run([disassembler, "-c", written], check=True, capture_output=True, text=True).stdout
+    products, waits = listing.count(" HGMMA."), listing.count(" WARPGROUP.DEPBAR")
+    assert products >= 8
+    assert waits <= products // 4  # one for each group, of which there are two in the loop over keys
+    assert " LDGSTS.E.BYPASS.128" in listing
+    assert " LDL" not in listing
+
+
+def is_encoders_attention(code):
+    """Whether the kernel is that of packed rows with a bias for all projections, as encoders have it."""
+    facts = set(code.key.split(";"))
+    return code.aligned and {"varlen_attention", "packed=1", "bias=1", "causal=0", "head=64"} <= facts

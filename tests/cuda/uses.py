@@ -76,8 +76,9 @@ def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:
         yield use("VarlenAttention", element, whole | bias, **facts)
         yield use("VarlenAttention", element, whole, **facts)
     facts = {"num_heads": heads, "scale": size**-0.5}
-    mask = use("VarlenAttention", element, parts | {"attention_bias": ("B", 1, 1, "L")}, **facts)
-    yield mask
+    bias = use("VarlenAttention", element, parts | {"attention_bias": ("B", 1, "query_length", "key_length")}, **facts)
+    yield bias  # in float32; only a run can tell whether a query has a row of its own
     if element != "float32":
-        yield replace(mask, types={**mask.types, "attention_bias": element})
+        of_queries = {**bias.shapes, "attention_bias": (1, heads, 128, 128)}
+        yield replace(bias, types={**bias.types, "attention_bias": element}, shapes=of_queries)
     yield use("VarlenAttention", element, parts, **facts, guard=1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from turbo_onnx.custom_ops.cuda.sizes import known, power_of_two
+from turbo_onnx.custom_ops.cuda.targets import shared_limit
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
 from turbo_onnx.errors import Reject
 
@@ -34,10 +36,56 @@ def tile(element: str, head: int, bias_by_query: bool, capability: int) -> Tile:
     if head > 128:
         return Tile(64, 32, 8, 2)
     if bias_by_query:
-        return Tile(128, max(head, 32), 8, 2) if head <= 64 else Tile(64, 32, 8, 2)
+        return Tile(128 if head <= 64 else 64, 32, 8, 2)
     if head > 64:
         return Tile(128, 64, 8, 2) if capability >= 90 else Tile(128, 32, 8, 2)
     return Tile(128, 64, 4, 3 if capability >= 90 else 2)
+
+
+# Queries, keys and warps that measuring may choose, by the largest head size that they are for: what the compiler can
+# keep in registers on 9.0.
+_OTHERS = {
+    64: ((64, 32, 4), (64, 64, 4), (64, 128, 8), (128, 32, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8)),
+    128: ((64, 32, 4), (64, 64, 4), (64, 64, 8), (64, 128, 8), (128, 32, 8), (128, 64, 8), (128, 128, 8)),
+    256: ((64, 32, 8), (64, 64, 8), (128, 32, 8)),
+}
+_OTHERS_BY_QUERY = {
+    64: ((64, 32, 4), (64, 64, 4), (64, 64, 8), (64, 128, 8), (128, 32, 4), (128, 32, 8), (128, 64, 8)),
+    128: ((64, 32, 4), (64, 32, 8), (64, 64, 8), (128, 32, 8), (128, 64, 8)),
+    256: ((64, 32, 8), (64, 64, 8)),
+}
+_OTHERS_IN_FLOAT32 = {
+    64: ((16, 32, 4), (32, 16, 4), (32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 16)),
+    128: ((16, 16, 8), (16, 32, 8), (32, 16, 8), (32, 16, 16), (32, 32, 16)),
+    256: ((16, 16, 8), (16, 16, 16), (16, 32, 16)),
+}
+_STAGES = (2, 3, 4)
+
+
+def candidates(variant: Variant, capability: int) -> Iterator[Variant]:
+    """Other tiles, warps and stages among which measuring may choose."""
+    constants = variant.constants
+    head = max(int(constants["BLOCK_HEAD"] or 0), int(constants["BLOCK_VALUE"] or 0))
+    in_float32 = variant.arguments["query"] == pointer("float32")
+    by_query = _OTHERS_BY_QUERY if constants["BIAS_BY_QUERY"] else _OTHERS
+    tiles = _OTHERS_IN_FLOAT32 if in_float32 else by_query
+    for queries, keys, warps in tiles[next(size for size in sorted(tiles) if head <= size)]:
+        for stages in (1,) if in_float32 else _STAGES:
+            read_ahead = 2 * 2 * stages * keys * head  # bytes of keys and values
+            if read_ahead <= shared_limit(capability):
+                yield _with_tile(variant, Tile(queries, keys, warps, stages))
+
+
+def _with_tile(variant: Variant, block: Tile) -> Variant:
+    """The same kernel in other tiles."""
+    sizes = {"BLOCK_QUERIES": block.queries, "BLOCK_KEYS": block.keys, "STAGES": block.stages}
+    return replace(
+        variant,
+        constants={**variant.constants, **sizes},
+        tile=(block.queries, 1, 1),
+        num_warps=block.warps,
+        num_stages=block.stages,
+    )
 
 
 def variants(use: Use, capability: int) -> list[Variant]:
@@ -97,7 +145,8 @@ def _variant(
     block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
     rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
-    return Variant(
+    constants |= {"BLOCK_HEAD": block_head, "BLOCK_VALUE": block_value, "ONE_LOOP": capability >= 90}
+    made = Variant(
         key=key("varlen_attention", *elements, **sizes, **flags),
         module=_KERNEL,
         function="varlen_attention",
@@ -106,15 +155,6 @@ def _variant(
         | dict.fromkeys(("sequences", "query_rows", "key_rows"), "i32")
         | dict.fromkeys(("bias_batch_stride", "bias_head_stride", "bias_query_stride"), "i64")
         | {"scale": "fp32"},
-        constants=constants
-        | {
-            "BLOCK_QUERIES": block.queries,
-            "BLOCK_KEYS": block.keys,
-            "BLOCK_HEAD": block_head,
-            "BLOCK_VALUE": block_value,
-            "STAGES": block.stages,
-        },
-        tile=(block.queries, 1, 1),
-        num_warps=block.warps,
-        num_stages=block.stages,
+        constants=constants,
     )
+    return _with_tile(made, block)

@@ -66,12 +66,34 @@ def _load_rows(data, rows, STRIDE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.c
 
 @triton.jit
 def _load_bias(data, stride, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BY_QUERY: tl.constexpr,
-               BY_KEY: tl.constexpr):  # fmt: skip
-    """The attention bias of a tile, from `data` on, in float32: [ROWS or 1, COLUMNS or 1]."""
+               BY_KEY: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """The attention bias of a tile, from `data` on, in float32: [ROWS or 1, COLUMNS or 1].
+
+    Zeros beyond `rows` rows and, where MASKED, beyond `columns` columns.
+    """
     row = tl.arange(0, ROWS if BY_QUERY else 1)[:, None]
     column = tl.arange(0, COLUMNS if BY_KEY else 1)[None, :]
-    inside = (row < rows) & (column < columns)
-    return tl.load(data + (row * stride + column), mask=inside, other=0.0).to(tl.float32)
+    pointers = data + (row * stride + column)
+    if BY_QUERY and BY_KEY and MASKED:
+        bias = tl.load(pointers, mask=(row < rows) & (column < columns), other=0.0)
+    elif BY_QUERY:
+        bias = tl.load(pointers, mask=row < rows, other=0.0)
+    elif BY_KEY and MASKED:
+        bias = tl.load(pointers, mask=column < columns, other=0.0)
+    else:
+        bias = tl.load(pointers)
+    return bias.to(tl.float32)
+
+
+@triton.jit
+def _hide(scores, left, ahead, CAUSAL: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr):
+    """-inf for the keys of a block that query i does not see: behind i + ahead if CAUSAL, else from `left` on."""
+    column = tl.arange(0, BLOCK_KEYS)[None, :]
+    if CAUSAL:  # keys that there are not lie behind those that a query sees
+        seen = column <= tl.arange(0, BLOCK_QUERIES)[:, None] + ahead
+    else:
+        seen = column < left
+    return tl.where(seen, scores, float("-inf"))
 
 
 @triton.jit
@@ -86,6 +108,7 @@ def _attend(
     bias_stride,
     first,
     last,
+    whole,
     rows,
     keys,
     ahead,
@@ -103,16 +126,15 @@ def _attend(
     BLOCK_HEAD: tl.constexpr,
     BLOCK_VALUE: tl.constexpr,
     MASKED: tl.constexpr,
+    ONE_LOOP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Takes the keys in [first, last) into account. Without MASKED they are whole blocks that every query sees.
 
     query is [BLOCK_QUERIES, BLOCK_HEAD] with `rows` real rows, of which row i sees the keys up to i + ahead if CAUSAL;
-    key and value point to the first of `keys` rows. scale is the node's where there is an ATTENTION_BIAS; otherwise it
-    is positive, and what comes out are powers of 2.
+    key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks.
+    scale is the node's where there is an ATTENTION_BIAS; otherwise it is positive, and what comes out are powers of 2.
     """
-    row = tl.arange(0, BLOCK_QUERIES)[:, None]
-    column = tl.arange(0, BLOCK_KEYS)[None, :]
     for start in tl.range(first, last, BLOCK_KEYS, num_stages=STAGES):
         left = keys - start
         begin = tl.cast(start, tl.int64)  # rows times stride may be beyond int32
@@ -121,12 +143,13 @@ def _attend(
         if ATTENTION_BIAS:
             added = attention_bias + begin if BIAS_BY_KEY else attention_bias
             scores = scores * scale + _load_bias(
-                added, bias_stride, rows, left, BLOCK_QUERIES, BLOCK_KEYS, BIAS_BY_QUERY, BIAS_BY_KEY
+                added, bias_stride, rows, left, BLOCK_QUERIES, BLOCK_KEYS, BIAS_BY_QUERY, BIAS_BY_KEY, MASKED
             )
-        if MASKED and CAUSAL:
-            scores = tl.where((column < left) & (start + column <= row + ahead), scores, float("-inf"))
+        if MASKED and ONE_LOOP:
+            if start >= whole:
+                scores = _hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
         elif MASKED:
-            scores = tl.where(column < left, scores, float("-inf"))
+            scores = _hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
         before = largest
         largest = tl.maximum(before, tl.max(scores, 1))
         # A query that has seen nothing but -inf must not subtract it from itself.
@@ -175,6 +198,7 @@ def varlen_attention(
     BLOCK_KEYS: tl.constexpr,
     BLOCK_HEAD: tl.constexpr,
     BLOCK_VALUE: tl.constexpr,
+    ONE_LOOP: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Output = softmax(scale * query key^T + attention_bias) value, for each head of each sequence.
@@ -254,37 +278,26 @@ def varlen_attention(
         seen = tl.minimum(keys, ahead + BLOCK_QUERIES)
         whole = tl.minimum(keys, tl.maximum(ahead + 1, 0))
     whole = whole // BLOCK_KEYS * BLOCK_KEYS
-    for MASKED in tl.static_range(2):
-        largest, total, weighted = _attend(
-            largest,
-            total,
-            weighted,
-            q,
-            key,
-            value,
-            attention_bias,
-            bias_query_stride.to(tl.int32),
-            whole if MASKED else 0,
-            seen if MASKED else whole,
-            rows,
-            keys,
-            ahead,
-            rate,
-            HEAD,
-            VALUE,
-            KEY_STRIDE,
-            VALUE_STRIDE,
-            CAUSAL,
-            ATTENTION_BIAS,
-            BIAS_BY_QUERY,
-            BIAS_BY_KEY,
-            BLOCK_QUERIES,
-            BLOCK_KEYS,
-            BLOCK_HEAD,
-            BLOCK_VALUE,
-            MASKED,
-            STAGES,
-        )
+    if ONE_LOOP:
+        # Done once or, where there is nothing to see, not at all. As a loop, in which the queries change, it lets the
+        # tensor cores read them from shared memory, though they were computed; and as the loop over keys is never
+        # skipped in here, its last product need not be waited for at once. Without both, ptxas lets the tensor cores of
+        # 9.0 finish every instruction before the next.
+        for _ in tl.range(0, tl.minimum(seen, 1)):
+            largest, total, weighted = _attend(
+                largest, total, weighted, q, key, value, attention_bias, bias_query_stride.to(tl.int32),
+                0, seen, whole, rows, keys, ahead, rate, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, ATTENTION_BIAS,
+                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
+            )  # fmt: skip
+            q = tl.zeros_like(q)
+    else:
+        for MASKED in tl.static_range(2):
+            largest, total, weighted = _attend(
+                largest, total, weighted, q, key, value, attention_bias, bias_query_stride.to(tl.int32),
+                whole if MASKED else 0, seen if MASKED else whole, whole, rows, keys, ahead, rate, HEAD, VALUE,
+                KEY_STRIDE, VALUE_STRIDE, CAUSAL, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS,
+                BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP, STAGES,
+            )  # fmt: skip
 
     result = weighted * (1.0 / total)[:, None]
     column = tl.arange(0, BLOCK_VALUE)[None, :]
