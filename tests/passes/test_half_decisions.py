@@ -51,7 +51,7 @@ def test_a_decision_by_rounded_numbers_stays_with_what_leads_to_it(output: str, 
     assert len(stay) == 3
     assert "Exp" not in stay
     assert why[0].startswith("'a' is rounded to half precision, and without that ")
-    assert why[0].endswith(" could decide otherwise: it stays as it is, with 2 nodes that lead to it")
+    assert why[0].endswith(" could decide otherwise: it stays as it is, with 2 nodes leading to it")
 
 
 @pytest.mark.parametrize(

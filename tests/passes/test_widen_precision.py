@@ -223,7 +223,7 @@ def test_a_node_with_graphs_in_half_precision_stays_with_what_leads_to_it() -> N
     )
     assert half_nodes(model) == ["MatMul", "If", "Cast"]
     assert sentences(report) == [
-        "it holds graphs that compute in float16: it stays as it is, with 1 nodes that lead to it"
+        "it holds graphs that compute in float16: it stays as it is, with 1 node leading to it"
     ]
     x = normal(3, 4, seed=2).astype(np.float16)
     for condition in (True, False):

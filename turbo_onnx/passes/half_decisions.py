@@ -70,7 +70,7 @@ class Decisions:
                 before = len(self.kept)
                 self._keep(node)
                 more = len(self.kept) - before - 1
-                leading = f", with {more} nodes that lead to it" if more > 0 else ""
+                leading = f", with {more} node{'s' * (more > 1)} leading to it" if more > 0 else ""
                 self.why.append((node, f"{reason}: it stays as it is{leading}"))
 
     # -- where numbers are rounded -----------------------------------------------------------------------------------

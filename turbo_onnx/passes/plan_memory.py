@@ -21,6 +21,7 @@ from turbo_onnx.graph import Editor, subgraphs
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, Role, Variable
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.precision import BFLOAT16, half_type
 
 MOST_EARLY_NODES = 32
 MOST_VARIABLES = 5
@@ -181,6 +182,9 @@ def _require_plannable(graph: gs.Graph, passing: Sequence[gs.Variable]) -> None:
         odd = tensor.type != "tensor_type" or tensor.dtype is None or tensor.dtype in (str, np.dtype(object))
         if odd or tensor.shape is None:
             raise Reject("the input {} is no tensor of numbers with known axes", tensor.name)
+    for tensor in graph.outputs:
+        if half_type(tensor.dtype) is BFLOAT16:  # of which the runtime makes no NumPy arrays
+            raise Reject("the output {} is bfloat16, and runs that give it cannot be recorded", tensor.name)
 
 
 @dataclass
