@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -29,7 +29,7 @@ class PackedRows:
         layout: of its tokens.
         facts: of its tensors.
         mask: the tensor [B, S] whose nonzero entries are the tokens.
-        uneven: whether tensors may have one sequence or position where the mask has more: they are broadcast to it.
+        uneven: the axes of the mask along which tensors may have size 1 where it has more: they are broadcast to it.
         binary_input: the name of the input that the mask is, where it may hold zeros and ones only.
     """
 
@@ -40,7 +40,7 @@ class PackedRows:
         facts: Facts,
         mask: Tensor,
         *,
-        uneven: bool = False,
+        uneven: Collection[int] = (),
         binary_input: str = "",
     ) -> None:
         self._edit = edit
@@ -152,7 +152,7 @@ class PackedRows:
         rows = tensor
         for _ in range(axis):
             rows = self._without_first_axis(rows)
-        if self._uneven:
+        if 1 in self._uneven:
             rows = self._spread(rows, self._mask_size(1), rest, self.mask.shape[1:])
         return self._gathered(rows, self.token_position, f"{tensor.name}_packed", tensor.dtype, [TOKENS, *rest])
 
@@ -165,7 +165,7 @@ class PackedRows:
                                     shape=[TOKENS])  # fmt: skip
             rest = list(tensor.shape[2:])
             whole = tensor
-            if self._uneven:
+            if 0 in self._uneven:
                 whole = self._spread(tensor, self._mask_size(0), [1, *rest], self.mask.shape[:1])
             rows = self._edit.node("Reshape", [whole, self.constant([0, *self._plain(rest)], "rows")],
                                    hint=f"{tensor.name}_rows", dtype=tensor.dtype)  # fmt: skip

@@ -97,8 +97,9 @@ def _rewrite(
     binary = must_be_binary(chosen.source)
     mask = even_mask(edit, _mask_of_tokens(edit, chosen, binary=binary), chosen.source, uneven)
     name = chosen.source.name if binary else ""
-    assumed = any(str(size) in shapes.assumed_equal(model) for size in mask.shape)
-    rows = PackedRows(edit, flow.layout, facts, mask, uneven=assumed or bool(uneven), binary_input=name)
+    assumed = shapes.assumed_equal(model)
+    axes = [axis for axis, size in enumerate(mask.shape) if str(size) in assumed]
+    rows = PackedRows(edit, flow.layout, facts, mask, uneven=axes, binary_input=name)
     writer = PackedNodes(edit, flow, rows)
     done = {id(node) for node in nodes if _write(node, edit, flow, plan, rows, writer)}
     for node in nodes:
