@@ -145,6 +145,8 @@ def _variant(
     block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
     rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
+    # From 9.0 on one loop goes over all keys and masks where it must, so that the last keys are read ahead like others.
+    # Before, such a branch makes Triton move scores through shared memory: keys that all see have a loop of their own.
     constants |= {"BLOCK_HEAD": block_head, "BLOCK_VALUE": block_value, "ONE_LOOP": capability >= 90}
     made = Variant(
         key=key("varlen_attention", *elements, **sizes, **flags),
