@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
+from tests.random_models import split_heads
 from tests.random_models.builder import LONGEST, LOWEST, VOCABULARY, Builder, Stream
 
 
@@ -127,6 +128,8 @@ class Encoder:
         if core == "three axes":
             return b.linear(self._three_axes(q, k, v, masked, unmasked=unmasked), self.hidden, self.hidden)
         q, k, v = (self.split(part) for part in (q, k, v))
+        if keys is stream:
+            q, k, v = split_heads.changed(self, stream, q, k, v)
         placed = b.pick("query", "scores", "divided", "both", part=False)
         q, k = (self._scaled(part, 0.5) if placed == "both" else part for part in (q, k))
         if placed == "query":
@@ -200,14 +203,23 @@ class Encoder:
         b = self.b
         if unmasked:
             return scores
-        extra = b.pick("only", "only", "only", "only", "relative", "causal", "by length", "head bias", usual=4)
-        if extra in ("relative", "causal") and not square:
+        kinds = (*["only"] * 4, "causal and mask", "relative", "causal", "near", "by length", "head bias")
+        extra = b.pick(*kinds, usual=5)
+        if extra in ("relative", "causal", "causal and mask", "near") and not square:
             extra = "only"
+        if extra == "causal and mask":
+            b.from_left = b.from_left or b.maybe()
+            seen = b.op("And", self._near(stream) if b.maybe(0.3) and not b.from_left else self._causal(stream),
+                        self._lifted(stream, "bool"))  # fmt: skip
+            hidden = b.const(-np.inf if b.from_left else LOWEST)
+            return b.both("Add", scores, b.op("Where", seen, b.const(0.0), hidden))
         if extra == "relative":
             scores = b.both("Add", scores, self._relative(stream))
         elif extra == "causal":
             b.from_left = b.from_left or b.maybe()
             scores = b.op("Where", self._causal(stream), scores, b.const(-np.inf if b.from_left else LOWEST))
+        elif extra == "near":
+            scores = b.op("Where", self._near(stream), scores, b.const(LOWEST))
         elif extra == "head bias":
             scores = b.both("Add", scores, b.const(b.random.standard_normal((1, self.heads, 1, 1))))
         elif extra == "by length":
@@ -229,6 +241,16 @@ class Encoder:
     def _causal(self, stream: Stream) -> str:
         b, here = self.b, self.positions(stream)
         return b.op("Not", b.op("Greater", b.unsqueeze(here, 0), b.unsqueeze(here, 1)))
+
+    def _near(self, stream: Stream) -> str:
+        """[S, S]: whether two positions are less than three apart, or one is as little before the other."""
+        b, here = self.b, self.positions(stream)
+        row, column = b.unsqueeze(here, 1), b.unsqueeze(here, 0)
+        if b.maybe():
+            three = b.const(3, np.int64)
+            return b.op("Less", b.op("Abs", b.op("Sub", row, column)), three)
+        recent = b.op("Greater", column, b.op("Sub", row, b.const(3, np.int64)))
+        return b.op("And", recent, b.op("Not", b.op("Less", row, column)))
 
     def _relative(self, stream: Stream) -> str:
         """[1, heads, S, S] from the difference of positions."""
