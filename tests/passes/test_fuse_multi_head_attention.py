@@ -407,8 +407,8 @@ def refused(text: str) -> str:
 CORE = "kt = Transpose<perm = [0,1,3,2]>(k) a = MatMul(q, kt) p = Softmax<axis = -1>(a) o = MatMul(p, v)"
 
 
-def test_half_precision_is_refused() -> None:
-    kind = "float16[B,2,S,4]"
+def test_double_precision_is_refused() -> None:
+    kind = "double[B,2,S,4]"
     assert "only float32" in refused(f"g ({kind} q, {kind} k, {kind} v) => ({kind} o) {{ {CORE} }}")
 
 

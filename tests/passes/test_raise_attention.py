@@ -304,15 +304,23 @@ def test_the_softmax_of_a_classifier_is_not_attention() -> None:
 
 def test_a_softmax_in_higher_precision_keeps_it() -> None:
     text = graph(
-        "g (float16[B,2,S,4] q, float16[B,2,4,S] kt, float16[B,2,S,4] v) => (float16[B,2,S,4] o) {"
-        "a = MatMul(q, kt) w = Cast<to = 1>(a) sm = Softmax<axis = -1>(w) p = Cast<to = 10>(sm) o = MatMul(p, v) }"
+        "g (float[B,2,S,4] q, float[B,2,4,S] kt, float[B,2,S,4] v) => (float[B,2,S,4] o) {"
+        "a = MatMul(q, kt) w = Cast<to = 11>(a) sm = Softmax<axis = -1>(w) p = Cast<to = 1>(sm) o = MatMul(p, v) }"
     )
     before, after = cleaned(parse(text)), cleaned(parse(text))
     apply(RaiseAttention(), after)
-    assert attention_precision(after) == 1
+    assert attention_precision(after) == 11
     data = {"q": normal(2, 2, 3, 4), "kt": normal(2, 2, 4, 3), "v": normal(2, 2, 3, 4)}
-    half = {name: value.astype(np.float16) for name, value in data.items()}
-    equivalent(run(before, half), after, half)
+    equivalent(run(before, data), after, data)
+
+
+def test_what_is_left_in_half_precision_stays() -> None:
+    text = graph(
+        "g (float16[B,2,S,4] q, float16[B,2,4,S] kt, float16[B,2,S,4] v) => (float16[B,2,S,4] o) {"
+        "a = MatMul(q, kt) p = Softmax<axis = -1>(a) o = MatMul(p, v) }"
+    )
+    report = apply(RaiseAttention(), cleaned(parse(text)))
+    assert sentences(report) == ["q is float16, and what is left in half precision keeps its roundings"]
 
 
 def attention_precision(model: Model) -> int:

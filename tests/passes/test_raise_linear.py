@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.passes.attention_graphs import cleaned
@@ -68,3 +69,12 @@ def test_a_product_that_is_an_output_stays() -> None:
     model = layer("Gemm(rows, w, bias)", outputs="float[B,5,6] y, float[N,6] g")
     report = apply(RaiseLinear(), model)
     assert "output of the graph" in sentences(report)[0]
+
+
+def test_what_is_left_in_half_precision_stays() -> None:
+    text = graph(
+        "g (float16[B,5,8] x) => (float16[B,5,6] y) <int64[2] flat = {-1, 8}, int64[3] back = {-1, 5, 6}> "
+        "{ rows = Reshape(x, flat) g = Gemm(rows, w) y = Reshape(g, back) }"
+    )
+    report = apply(RaiseLinear(), cleaned(parse(text, {"w": normal(8, 6).astype(np.float16)})))
+    assert sentences(report) == ["g is in half precision, and what is left of that keeps its roundings"]

@@ -32,6 +32,7 @@ from turbo_onnx.passes.raise_standard_attention import raise_standard_attention
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.regroup_heads import heads_of, with_heads, without_heads
 from turbo_onnx.passes.reshaping import transposed
+from turbo_onnx.precision import half_type
 
 
 class RaiseAttention(Pass):
@@ -127,6 +128,8 @@ class _Raising:
                 raise Reject("its scores {} are read elsewhere too", tensor.name)
         if not is_float(query.tensor) or not is_float(softmax.outputs[0]):
             raise Reject("the type of its queries {} is not known", query.tensor.name)
+        if half_type(query.tensor.dtype) is not None:
+            raise Reject("{} is {}, and what is left in half precision keeps its roundings", *_typed(query.tensor))
         if np.dtype(value.tensor.dtype) != np.dtype(query.tensor.dtype):
             raise Reject(
                 "its values {} are {}, its queries {}", value.tensor.name, value.tensor.dtype, query.tensor.dtype
@@ -154,6 +157,10 @@ class _Raising:
     def _operand(self, operand: Operand, heads: int | None) -> Tensor:
         tensor = operand.emit(self.edit)
         return with_heads(self.edit, tensor, heads, self.opset) if len(operand.order) == 3 else tensor
+
+
+def _typed(tensor: Tensor) -> tuple[str, object]:
+    return tensor.name, tensor.dtype
 
 
 def _count(dims: Sequence[int | str]) -> Dim | int:

@@ -16,6 +16,7 @@ from turbo_onnx.matcher import Match
 from turbo_onnx.passes.fusion import Fusion
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.pattern import Expression, op, variable
+from turbo_onnx.precision import half_type
 
 _CUBIC = 0.044715
 _ROOT_2_BY_PI = math.sqrt(2.0 / math.pi)
@@ -39,7 +40,9 @@ class RaiseGelu(Fusion):
         x: Tensor = match.x
         approximate = "tanh" if match.tanh is not None else "none"
         standard = int(edit.graph.opset) >= 20
-        if x.dtype not in (np.float32, np.float16, np.float64) if standard else x.dtype != np.float32:
+        if half_type(x.dtype) is not None:
+            raise Reject("{} is {}, and what is left in half precision keeps its roundings", x.name, x.dtype)
+        if x.dtype not in (np.float32, np.float64) if standard else x.dtype != np.float32:
             raise Reject("{} is {}, for which opset {} has no Gelu", x.name, x.dtype, edit.graph.opset)
         domain = None if standard else RAISED_DOMAIN
         return edit.node("Gelu", [x], attrs={"approximate": approximate}, domain=domain)

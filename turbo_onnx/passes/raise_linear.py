@@ -20,6 +20,7 @@ from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.linear import is_vector
 from turbo_onnx.passes.reshaping import reshaped
 from turbo_onnx.passes.views import applied, whole
+from turbo_onnx.precision import half_type
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def _detour(gemm: gs.Node, opset: int) -> _Detour | None:
 
 def _rewrite(edit: Editor, gemm: gs.Node, detour: _Detour) -> None:
     weight, bias = gemm.inputs[1], input_or_none(gemm, 2)
+    if half_type(gemm.outputs[0].dtype) is not None:
+        raise Reject("{} is in half precision, and what is left of that keeps its roundings", gemm.outputs[0].name)
     if edit.is_graph_output(gemm.outputs[0]):
         raise Reject("{} is an output of the graph", gemm.outputs[0].name)
     if gemm.attrs.get("transA", 0) or gemm.attrs.get("alpha", 1.0) != 1.0 or gemm.attrs.get("beta", 1.0) != 1.0:
