@@ -87,7 +87,7 @@ def other_masks(mask: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_every_attention_of_an_encoder_is_fused(optimized: Optimized) -> None:
     graph = optimized.graph
-    if graph.family not in ENCODERS or graph.half_precision:
+    if graph.family not in ENCODERS:
         pytest.skip("not an encoder of the kind that has to be fused whole")
     written = sum(node.op_type in ("Softmax", "Attention") for node in optimized.proto.graph.node)
     attention = optimized.report["attention"]

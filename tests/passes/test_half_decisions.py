@@ -150,4 +150,4 @@ def test_what_stays_decides_bit_for_bit_as_before() -> None:
     x = (100 * normal(4096, 4, seed=3).clip(-2, 2)).astype(np.float16)
     integers = run(before, {"x": x})[0]
     np.testing.assert_array_equal(run(after, {"x": x})[0], integers)
-    assert np.mean(integers.T != (x.astype(np.float32) ** 2).astype(np.int64)) > 0.5
+    assert np.mean((x.astype(np.float32) ** 2).astype(np.int64) != integers.T) > 0.5

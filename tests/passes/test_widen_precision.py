@@ -98,6 +98,16 @@ def test_constant_expressions_are_rounded_as_in_half_precision() -> None:
     assert any(np.isneginf(value).all() for value in values)
 
 
+def test_large_constants_that_are_cast_are_rounded_and_not_cast_at_run_time() -> None:
+    large = 1e-3 * normal(1024, 300)
+    _, model, _ = widened(
+        "g (float16[N,1024] x) => (float16[N,300] y) { h = Cast<to = 10>(v) y = MatMul(x, h) }", weights={"v": large}
+    )
+    assert operators(model) == ["Cast", "MatMul", "Cast"]
+    (stored,) = model.to_proto().graph.initializer
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored), large.astype(np.float16).astype(np.float32))
+
+
 def test_a_constant_that_a_kept_node_reads_too_is_there_in_both_types() -> None:
     _, model, _ = widened(
         "g (float16[N,4] x) => (float16[N,4] y, float16[N,4] z) { a = MatMul(x, w) z = Floor(a) y = Sub(x, w0) }",
