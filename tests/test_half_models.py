@@ -18,6 +18,7 @@ from tests.corpus import CorpusGraph, graphs
 from tests.half_models import STYLES, Style, halved
 from tests.small_models import encoder, save
 from turbo_onnx.comparison import compare_files
+from turbo_onnx.inspection import inspect
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.own_precision import coarsest_result, computes_in_half, learn_types, own_precision
@@ -148,8 +149,12 @@ def test_the_models_types_are_left_alone_where_widening_is() -> None:
     assert "MatMul" in report["ops_after"]
 
 
-def test_files_in_bfloat16_are_read(tmp_path: Path) -> None:
-    assert read(save(halved(encoder(), half=BFLOAT16), tmp_path / "m.onnx")).graph.nodes
+def test_files_in_bfloat16_are_read_and_inspected(tmp_path: Path) -> None:
+    path = save(halved(encoder(), half=BFLOAT16), tmp_path / "m.onnx")
+    assert read(path).graph.nodes
+    found = inspect(path)
+    assert (found.precision, found.inputs["ids"]) == ("bf16", "int64[batch, tokens]")
+    assert inspect(save(encoder(), path)).precision == "fp32"
 
 
 @needs_compiler

@@ -23,6 +23,8 @@ from turbo_onnx.custom_ops.cuda.targets import sm
 from turbo_onnx.custom_ops.specification import CUDA_DOMAIN
 from turbo_onnx.errors import InputError, ModelFormatError
 from turbo_onnx.model import Model
+from turbo_onnx.own_precision import learn_types, own_precision
+from turbo_onnx.precision import Precision
 from turbo_onnx.serialization.exporting import export_graph
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
@@ -40,6 +42,7 @@ class Inspection:
         opset, ir_version, producer: as the file says.
         parameters: elements of all initializers.
         inputs, outputs: name, type and dimensions.
+        precision: what most of its products compute in: fp32, fp16 or bf16.
         ops: how many nodes of each operator.
         optimized_by: the version of this tool that made it, or None.
         kernels: count, bytes and architectures of the compiled kernels in it, or None.
@@ -53,6 +56,7 @@ class Inspection:
     parameters: int
     inputs: dict[str, str]
     outputs: dict[str, str]
+    precision: Precision
     ops: dict[str, int]
     optimized_by: str | None
     kernels: dict[str, Any] | None
@@ -69,6 +73,7 @@ class Inspection:
             ("size", f"{self.bytes / 1e6:,.1f} MB, {self.parameters:,} parameters"),
             ("opset", f"{self.opset} (IR version {self.ir_version})"),
             ("made by", self.producer or "unknown"),
+            ("computes in", self.precision),
             ("optimized", f"by turbo-onnx {self.optimized_by}" if self.optimized_by else "no"),
             *([("kernels", _kernels_line(self.kernels))] if self.kernels is not None else []),
             *(("input", f"{name} {text}") for name, text in self.inputs.items()),
@@ -88,6 +93,10 @@ def inspect(path: Path) -> Inspection:
     artifact = artifact_of(model.shell, str(path))
     weights = export_graph(model.graph).weights.values()
     archive = _archive(model)
+    inputs, outputs = (
+        {tensor.name: _type(tensor) for tensor in some} for some in (model.graph.inputs, model.graph.outputs)
+    )
+    learn_types(model)  # which names sizes
     return Inspection(
         model=str(path),
         bytes=sum(file.stat().st_size for file in model.origin.files()),
@@ -95,8 +104,9 @@ def inspect(path: Path) -> Inspection:
         ir_version=model.shell.ir_version,
         producer=f"{model.shell.producer_name} {model.shell.producer_version}".strip(),
         parameters=sum(int(np.prod(constant.shape)) for constant in weights if constant is not archive),
-        inputs={tensor.name: _type(tensor) for tensor in model.graph.inputs},
-        outputs={tensor.name: _type(tensor) for tensor in model.graph.outputs},
+        inputs=inputs,
+        outputs=outputs,
+        precision=own_precision(model),
         ops=pipeline.operator_counts(model),
         optimized_by=artifact.version if artifact is not None else None,
         kernels=None if archive is None else _kernels_of(archive, str(path)),

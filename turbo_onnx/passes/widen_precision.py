@@ -6,7 +6,8 @@ fusions, by `convert_precision`.
 
 Constants keep their exact values, and expressions of constants are computed in half precision before. Tensors in half
 precision become float32; casts between the two become superfluous, and one remains for each input and output of the
-model. What decides by numbers that half precision rounds stays as it is (`half_decisions`), between casts.
+model. The widened weights are held in memory. What decides by numbers that half precision rounds stays as it is
+(`half_decisions`), between casts.
 
 Scores that a mask replaces by the lowest number of half precision are replaced by the lowest of float32: what is meant
 is that no score is lower.
