@@ -185,11 +185,20 @@ def table_of(document: dict[str, Any]) -> Table:
             difference = f"{record['differences'][side]:.1e}"
             table.add_row(label, tokens, side, str(times), str(faster), f"{share:.2f}", difference)
             label = tokens = ""
-        for side, reason in record["not_timed"].items():
-            table.add_row(label, tokens, side, f"not timed: {reason}"[:60])
+        for side in record["not_timed"]:
+            table.add_row(label, tokens, side, "not timed")
             label = tokens = ""
         table.add_section()
     return table
+
+
+def reasons_of(document: dict[str, Any]) -> list[str]:
+    """Why sides were not timed, a line for each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in document["workloads"]:
+        for side, reason in record["not_timed"].items():
+            found.setdefault((side, reason), []).append(record["workload"])
+    return [f"{side} ({'; '.join(works)}) was not timed: {reason}" for (side, reason), works in found.items()]
 
 
 @click.command()
@@ -221,6 +230,8 @@ def main(names: tuple[str, ...], rounds: int, seconds: int, json_path: Path | No
     console.print(document["machine"])
     console.print(f"matrix products {document['matrix_peak'] / 1e12:.0f} TFLOP/s")
     console.print(table_of(document))
+    for line in reasons_of(document):
+        click.echo(line)
 
 
 if __name__ == "__main__":

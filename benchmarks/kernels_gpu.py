@@ -134,7 +134,7 @@ def table_of(document: dict[str, Any]) -> list[Table]:
     for one in document["kernels"]:
         name, width = one["kernel"], str(one["width"])
         if one["seconds"] is None:
-            rows.add_row(name, width, one["why_not"])
+            rows.add_row(name, width, one["why_not"][:40])
             continue
         rate = one["bytes"] / one["seconds"]
         share = rate / document["copy_bandwidth"]
@@ -146,9 +146,9 @@ def table_of(document: dict[str, Any]) -> list[Table]:
         ours, other = one["seconds"], one["torch_seconds"]
         attention.add_row(
             one["lengths"],
-            one["why_not"] if ours is None else f"{1e6 * ours:.1f}",
+            one["why_not"][:40] if ours is None else f"{1e6 * ours:.1f}",
             "" if ours is None else f"{one['operations'] / ours / 1e12:.0f}",
-            one["torch_why_not"] if other is None else f"{1e6 * other:.1f}",
+            one["torch_why_not"][:40] if other is None else f"{1e6 * other:.1f}",
             "" if None in (ours, other) else f"{other / ours:.2f}",
         )
     return [rows, attention]
