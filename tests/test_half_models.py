@@ -16,8 +16,10 @@ import turbo_onnx
 from tests.command_line import runner
 from tests.corpus import CorpusGraph, graphs
 from tests.half_models import STYLES, Style, halved
+from tests.passes.support import graph, parse
 from tests.small_models import encoder, save
 from turbo_onnx.comparison import compare_files
+from turbo_onnx.errors import InputError
 from turbo_onnx.inspection import inspect
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
@@ -55,6 +57,27 @@ def test_exports_in_bfloat16_which_the_cpu_does_not_run_are_verified_as_emulated
     assert report["packed"] is True
     assert report["verify"]["cases"] > 5
     assert 0 < report["verify"]["max_rel"] < 2.0**-7
+
+
+def test_what_cannot_be_emulated_is_refused_in_one_sentence() -> None:
+    text = (
+        "g (bool c, bfloat16[N] x) => (bfloat16[N] y) { y = If (c)"
+        " <then_branch = t () => (bfloat16[N] r) { r = Neg(x) }, else_branch = e () => (bfloat16[N] s) { s = Abs(x) }> }"
+    )
+    with pytest.raises(InputError, match=r"cannot be emulated to verify it: .*; leave that out with --no-verify"):
+        turbo_onnx.optimize(parse(graph(text)).to_proto())
+
+
+def test_local_functions_in_half_precision_stay_as_they_are() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float16[N] x) => (float16[N] y)'
+        " { a = Exp(x) b = own.Twice(a) y = Tanh(b) }"
+        ' <opset_import: ["": 17], domain: "own"> Twice (p) => (q) { q = Add(p, p) }'
+    )
+    report = turbo_onnx.optimize(model).report
+    assert report.verify.ok
+    why = [rejection.sentence for rejection in report.rejected if rejection.rule == "widen-precision"]
+    assert why[0].startswith("the types of what Twice of domain own reads and gives are not all known")
 
 
 def test_a_result_in_bfloat16_whose_runs_cannot_be_recorded_says_so() -> None:

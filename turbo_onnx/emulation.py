@@ -20,9 +20,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
+from turbo_onnx.errors import InputError
 from turbo_onnx.model import Model
 from turbo_onnx.precision import BFLOAT16, half_type
 from turbo_onnx.serialization import writing
+from turbo_onnx.sessions import explain, open_session
 from turbo_onnx.verify_inputs import InputSpec
 
 _HOLDS_VALUES = ("Constant", "ConstantOfShape", "EyeLike")  # their attributes say what they give, not what they read
@@ -37,6 +39,9 @@ def runnable_on_cpu(model: Model, written: Path | bytes, *, rounded: bool = True
         model: the model.
         written: the same in a file, or serialized.
         rounded: whether the emulation rounds the results of all nodes, as a GPU would.
+
+    Raises:
+        InputError: it cannot be emulated: a graph inside a node, or a tensor of unknown type, is in bfloat16.
     """
     if not uses_bfloat16(model):
         yield written
@@ -44,6 +49,13 @@ def runnable_on_cpu(model: Model, written: Path | bytes, *, rounded: bool = True
     with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
         proto, weights = emulated(model, rounded=rounded)
         writing.write_model(Path(folder), "model.onnx", proto, weights, None)
+        try:
+            open_session(Path(folder) / "model.onnx", level="none")
+        except Exception as error:
+            raise InputError(
+                f"{model.name}: the CPU has no kernels for bfloat16, and it cannot be emulated to verify it:"
+                f" {explain(error)}; leave that out with --no-verify."
+            ) from None
         yield Path(folder) / "model.onnx"
 
 
