@@ -62,7 +62,8 @@ def test_exports_in_bfloat16_which_the_cpu_does_not_run_are_verified_as_emulated
 def test_what_cannot_be_emulated_is_refused_in_one_sentence() -> None:
     text = (
         "g (bool c, bfloat16[N] x) => (bfloat16[N] y) { y = If (c)"
-        " <then_branch = t () => (bfloat16[N] r) { r = Neg(x) }, else_branch = e () => (bfloat16[N] s) { s = Abs(x) }> }"
+        " <then_branch = t () => (bfloat16[N] r) { r = Neg(x) },"
+        " else_branch = e () => (bfloat16[N] s) { s = Abs(x) }> }"
     )
     with pytest.raises(InputError, match=r"cannot be emulated to verify it: .*; leave that out with --no-verify"):
         turbo_onnx.optimize(parse(graph(text)).to_proto())
