@@ -8,6 +8,7 @@ import pytest
 from tests.passes.padded_graphs import (
     BIAS,
     EMBEDDING,
+    MEAN,
     VARLEN,
     WIDTH,
     compare,
@@ -304,6 +305,26 @@ def test_inputs_of_the_masks_names_are_broadcast_with_it() -> None:
     for candidate in sessions(after):
         (actual,) = candidate.run(None, full)
         np.testing.assert_allclose(actual[whole["mask"] != 0], expected[whole["mask"] != 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 4), (3, 1), (1, 1)])
+def test_a_mask_that_is_broadcast_is_counted_as_it_was_given(size: tuple[int, int]) -> None:
+    nodes = EMBEDDING + BIAS + layer(1).replace("h1 =", "last =") + MEAN.replace("Shape(last)", "Shape(mask3)")
+    nodes = nodes.replace("um_like", "mask3 = Unsqueeze(mask, axis2) um_like", 1)
+    before, after = (
+        model(nodes, "float[X,8] y, float[Y,Z] count", inputs="int64[B,S] ids, int64[P,Q] mask") for _ in range(2)
+    )
+    for tensor in after.graph.inputs:
+        tensor.shape = ["B", "S"]
+    shapes.infer(after)
+    assert pack(after).facts["packed"] is True
+    assert "SegmentPooling" in [node.op for node in after.graph.nodes]
+    data = {"ids": np.random.default_rng(1).integers(1, 28, (3, 4)), "mask": np.ones(size, np.int64)}
+    expected = session(before.to_proto()).run(None, data)
+    for candidate in sessions(after):
+        for one, other in zip(candidate.run(None, data), expected, strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_a_packed_graph_is_not_packed_again() -> None:

@@ -31,6 +31,9 @@ class PackedRows:
         mask: the tensor [B, S] whose nonzero entries are the tokens.
         uneven: the axes of the mask along which tensors may have size 1 where it has more: they are broadcast to it.
         binary_input: the name of the input that the mask is, where it may hold zeros and ones only.
+
+    Attributes:
+        layout, mask, uneven: see above.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class PackedRows:
         self._edit = edit
         self.layout = layout
         self._facts = facts
-        self._uneven = uneven
+        self.uneven = uneven
         self._packed: dict[int, Tensor] = {}
         self._by_position: dict[int, Tensor] = {}
         self._by_sequence: dict[int, Tensor] = {}
@@ -86,7 +89,7 @@ class PackedRows:
         lead = self.layout.lead(tensor)
         assert rest is not None, f"{tensor.name} has rows of unknown size"
         rows = tensor
-        if self._uneven and lead == 2 and not _is_behind_attention(tensor):
+        if self.uneven and lead == 2 and not _is_behind_attention(tensor):
             rows = self._spread(tensor, self._mask_shape(), rest)
         if lead == 2:
             target = self.constant([-1, *rest], "rows")
@@ -152,7 +155,7 @@ class PackedRows:
         rows = tensor
         for _ in range(axis):
             rows = self._without_first_axis(rows)
-        if 1 in self._uneven:
+        if 1 in self.uneven:
             rows = self._spread(rows, self._mask_size(1), rest, self.mask.shape[1:])
         return self._gathered(rows, self.token_position, f"{tensor.name}_packed", tensor.dtype, [TOKENS, *rest])
 
@@ -165,7 +168,7 @@ class PackedRows:
                                     shape=[TOKENS])  # fmt: skip
             rest = list(tensor.shape[2:])
             whole = tensor
-            if 0 in self._uneven:
+            if 0 in self.uneven:
                 whole = self._spread(tensor, self._mask_size(0), [1, *rest], self.mask.shape[:1])
             rows = self._edit.node("Reshape", [whole, self.constant([0, *self._plain(rest)], "rows")],
                                    hint=f"{tensor.name}_rows", dtype=tensor.dtype)  # fmt: skip

@@ -134,5 +134,7 @@ def _write(
     pooling = flow.pooling(node)
     if pooling is None or not (pooling.mode == "count" or rows.has(node.inputs[0])):
         return False
+    if pooling.mode == "count" and rows.uneven:
+        return False  # it counts in the mask that was given, not in that which was broadcast
     write_pooling(edit, rows, node, pooling)
     return True
