@@ -208,6 +208,20 @@ def test_scores_replaced_by_the_lowest_number_are_attention() -> None:
     assert (report.applied, sentences(report)) == (1, [])
 
 
+@pytest.mark.parametrize("masks", ["g = Where(m, s, low) f = Where(n, g, low)", "g = Where(m, s, low) f = Add(g, b)"])
+def test_two_masks_go_on_hiding_alike(masks: str) -> None:
+    """A row without anything visible is an average over what both leave alike, and no mask goes before the other."""
+    before, model, _ = widened(
+        "g (float16[B,S,4] q, float16[B,4,S] k, float16[B,S,4] v, bool[B,S,S] m, bool[B,S,S] n) => (float16[B,S,4] y)"
+        f" {{ s = MatMul(q, k) b = Where(n, zero, low) {masks} p = Softmax<axis = -1>(f) y = MatMul(p, v) }}"
+    )
+    random = np.random.default_rng(5)
+    q, v = (random.standard_normal((2, 4, 4)).astype(np.float16) for _ in range(2))
+    m = random.random((2, 4, 4)) < 0.5
+    feed = {"q": q, "k": np.ascontiguousarray(q.transpose(0, 2, 1)), "v": v, "m": m, "n": ~m}
+    np.testing.assert_allclose(run(model, feed)[0], run(before, feed)[0], rtol=1e-2, atol=1e-2)
+
+
 def test_scores_replaced_by_another_number_are_not() -> None:
     _, model, _ = widened(FILLED, weights={"fill": np.array(-10000, np.float16)})
     assert sentences(RaiseAttention().run(model)) == [

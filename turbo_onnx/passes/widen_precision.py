@@ -10,7 +10,7 @@ model. The widened weights are held in memory. What decides by numbers that half
 (`half_decisions`), between casts.
 
 Scores that a mask replaces by the lowest number of half precision are replaced by the lowest of float32: what is meant
-is that no score is lower.
+is that no score is lower. Not so where there is another mask: in a row without anything visible both hide alike.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.half_decisions import Decisions
 from turbo_onnx.passes.widening_rules import RUNTIME_DOMAIN, RUNTIME_SMOOTH, TYPED_ATTRIBUTES, is_smooth, moves
-from turbo_onnx.precision import half_type
+from turbo_onnx.precision import HalfType, half_type
 
 _FLOAT32 = np.dtype(np.float32)
-_ON_THE_WAY = ("Add", "Cast", "Identity", "Reshape", "Sub", "Transpose")
+_ON_THE_WAY = ("Cast", "Identity", "Reshape", "Transpose")
 
 
 class WidenPrecision(Pass):
@@ -125,7 +125,7 @@ class _Widening:
                 if id(node) in self.decisions.kept:
                     node.inputs[index] = self._half_of(node.inputs[index], half.element_type)
                 elif not (_is_float_cast(node) and half_type(node.outputs[0].dtype)):
-                    self._read_in_full(node, index)
+                    self._read_in_full(node, index, half)
         self.edit.remove_unused()
         self.edit.sort()
 
@@ -139,9 +139,9 @@ class _Widening:
         self._wide[id(tensor)] = full
         return full
 
-    def _read_in_full(self, node: gs.Node, index: int) -> None:
+    def _read_in_full(self, node: gs.Node, index: int, half: HalfType) -> None:
         tensor = node.inputs[index]
-        full = self._lowest(node, index) or self._full(tensor)
+        full = self._lowest(node, index, half) or self._full(tensor)
         if full is not node.outputs[0]:  # a cast of what stays in half precision gives its float32 form
             node.inputs[index] = full
 
@@ -196,29 +196,22 @@ class _Widening:
         assert half is not None
         return self.edit.constant(constant.values.astype(half.dtype).astype(np.float32), f"{result.name}_fp32")
 
-    def _lowest(self, node: gs.Node, index: int) -> Tensor | None:
+    def _lowest(self, node: gs.Node, index: int, half: HalfType) -> Tensor | None:
         """What replaces scores instead of the lowest number of half precision."""
         tensor = node.inputs[index]
-        half = half_type(tensor.dtype)
-        if half is None or index == 0 or not is_op(node, "Where") or scalar_value(tensor) != -half.largest:
+        if index == 0 or not is_op(node, "Where") or scalar_value(tensor) != -half.largest:
             return None
-        if isinstance(node.inputs[3 - index], gs.Constant) or not self._becomes_probabilities(node.outputs[0]):
+        if not _is_product(node.inputs[3 - index]) or not self._becomes_probabilities(node.outputs[0]):
             return None
         return self.edit.constant(np.full(tensor.shape, np.finfo(np.float32).min, np.float32), f"{tensor.name}_lowest")
 
     def _becomes_probabilities(self, scores: Tensor) -> bool:
-        """Whether nothing is made of the scores but a softmax, perhaps of them and something added."""
+        """Whether nothing is made of the scores but a softmax, with nothing added."""
         readers = consumers(scores)
         if not readers or self.edit.is_graph_output(scores):
             return False
         return all(
-            is_op(reader, "Softmax")
-            or (
-                is_op(reader, *_ON_THE_WAY)
-                and reader.inputs[0] is scores
-                and self._becomes_probabilities(reader.outputs[0])
-            )
-            or (is_op(reader, "Add") and self._becomes_probabilities(reader.outputs[0]))
+            is_op(reader, "Softmax") or (is_op(reader, *_ON_THE_WAY) and self._becomes_probabilities(reader.outputs[0]))
             for reader in readers
         )
 
@@ -246,6 +239,15 @@ def _changes(node: gs.Node) -> bool:
 
 def _is_float_cast(node: gs.Node) -> bool:
     return is_op(node, "Cast") and _is_float(node.inputs[0]) and _is_float(node.outputs[0])
+
+
+def _is_product(scores: Tensor) -> bool:
+    """Whether scores are a product of matrices and numbers, and no other mask has been at them."""
+    while (node := producer(scores)) is not None and is_op(node, "Mul", "Div", *_ON_THE_WAY):
+        if is_op(node, "Mul", "Div") and scalar_value(node.inputs[1]) is None:
+            return False
+        scores = node.inputs[0]
+    return node is not None and is_op(node, "MatMul", "Einsum")
 
 
 def _widen_attributes(node: gs.Node) -> None:
