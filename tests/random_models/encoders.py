@@ -147,7 +147,8 @@ def with_odd_masks(model: RandomModel, arrays: Arrays, seed: int) -> tuple[Array
     for name, array in arrays.items():
         if not name.endswith("mask") or array.dtype == np.bool_:
             continue
-        choices = [0.5, 2, 1e-3] if array.dtype.kind == "f" else [2, 3]  # whose sum is never next to nothing
+        # Their sum is never next to nothing, and (1 - 2) times the lowest number is not yet infinite.
+        choices = [0.5, 2, 1e-3] if array.dtype.kind == "f" else [2]
         other = random.choice(choices, array.shape).astype(array.dtype)
         odd[name] = np.where((array != 0) & (random.random(array.shape) < 0.5), other, array)
     if all(odd[name] is arrays[name] or np.array_equal(odd[name], arrays[name]) for name in arrays):
