@@ -131,7 +131,7 @@ def test_runs_that_left_their_plan_are_red() -> None:
 @needs_proc
 def test_a_short_soak_runs_reopens_and_compares(small_minilm, tmp_path) -> None:
     file = tmp_path / "soak.json"
-    arguments = "--minutes 0.05 --round 0.3 --reopen 0.25 --most-tokens 128 --known 2 --sessions 2 --threads 2".split()
+    arguments = "--minutes 0.06 --round 0.2 --reopen 0.25 --most-tokens 512 --known 2 --sessions 2 --threads 2".split()
     result = CliRunner().invoke(soak.main, [*arguments, "--json", str(file)])
     assert result.exception is None or isinstance(result.exception, SystemExit)  # flat or not: too short to say
     assert "0 wrong outputs" in result.output
