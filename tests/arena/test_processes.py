@@ -99,7 +99,8 @@ def test_a_process_may_end_while_threads_sessions_and_outputs_are_alive():
 
 
 def test_a_process_that_forks_while_its_threads_run_goes_on_and_so_does_the_child():
-    assert run("""
+    assert (
+        run("""
         import os, signal
         def work():
             while not over.is_set():
@@ -127,4 +128,6 @@ def test_a_process_that_forks_while_its_threads_run_goes_on_and_so_does_the_chil
             thread.join()
         planned.run(None, feed(10))
         print(arena_stats().runs_mismatched, arena_stats().block_bytes_in_use)
-    """).split() == ["0"] * 14
+    """).split()
+        == ["0"] * 14
+    )
