@@ -18,7 +18,7 @@ from turbo_onnx.graph import input_or_none
 from turbo_onnx.verify_inputs import Feed
 
 MOST_WORK = 4 * 10**12
-"""Multiply-adds of all runs that are recorded of one model: about a minute on two cores."""
+"""Multiply-adds of all runs that are recorded of one model: some minutes on two cores at worst."""
 
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 _CONVOLUTIONS = ("Conv", "FusedConv")
