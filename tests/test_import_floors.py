@@ -11,7 +11,7 @@ import turbo_onnx
 PACKAGE = Path(turbo_onnx.__file__).parent
 
 FLOORS = (
-    ("turbo_onnx", "errors", "dims", "precision", "nvidia"),
+    ("turbo_onnx", "errors", "dims", "precision", "nvidia", "numpy_operators"),
     ("custom_ops", "graph"),
     ("serialization", "model", "memory", "runtime", "attributes", "sessions", "node_timing"),
     (

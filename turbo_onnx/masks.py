@@ -14,9 +14,7 @@ does with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -28,31 +26,11 @@ from turbo_onnx.distances import AtLeast, compared
 from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
 from turbo_onnx.inference.values import single
 from turbo_onnx.model import Model
+from turbo_onnx.numpy_operators import ELEMENTWISE
 from turbo_onnx.shapes import Facts
 
 MASKED_AT_MOST = -9984.0  # what hides a token: -1e4 in the oldest exporters, as bfloat16 has it; newer ones far less
 
-_ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Xor": np.logical_xor,
-    "Not": np.logical_not,
-    "Neg": np.negative,
-    "Equal": np.equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Where": np.where,
-    "Max": lambda *arrays: reduce(np.maximum, arrays),
-    "Min": lambda *arrays: reduce(np.minimum, arrays),
-    "Identity": np.array,
-    "IsNaN": np.isnan,
-    "Abs": np.abs,
-}
 _LOOKUPS = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "OneHot": 0}  # and which operand says what is looked up
 _KEEPS_VALUES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 _WITH_CONSTANTS = ("Add", "Clip", "Max", "Min", "Sub")
@@ -167,7 +145,7 @@ class MaskFunctions:
         comparison = compared(node, self._facts)
         if comparison is not None:
             return MaskFunction(None, *comparison)
-        return self._elementwise(node) if is_op(node, "Div", *_ELEMENTWISE) else None
+        return self._elementwise(node) if is_op(node, "Div", *ELEMENTWISE) else None
 
     def _elementwise(self, node: gs.Node) -> MaskFunction | None:
         operands = [self.of(tensor) for tensor in node.inputs]
@@ -183,7 +161,7 @@ class MaskFunctions:
             order = [views.index(view) for view in operand.views]
             shape = [2 if axis in order else 1 for axis in range(len(views))]
             arrays.append(np.transpose(operand.table, np.argsort(order)).reshape(shape))
-        function = _ELEMENTWISE.get(node.op)
+        function = ELEMENTWISE.get(node.op)
         if function is None:  # Div: of floating-point numbers only, where NumPy and ONNX agree
             if any(array.dtype.kind != "f" for array in arrays):
                 return None

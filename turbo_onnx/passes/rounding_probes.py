@@ -10,41 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.graph import STANDARD_DOMAINS, Tensor, is_op, producer, scalar_value
+from turbo_onnx.numpy_operators import ELEMENTWISE
 from turbo_onnx.precision import HalfType, half_type
 
 Array = np.ndarray[Any, Any]
 _LAST_INTEGER = 1 << 17  # float16 ends below it, and bfloat16 has long begun to round
 _DEPTH = 32
-_ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "Abs": np.abs,
-    "Add": np.add,
-    "And": np.logical_and,
-    "Div": np.divide,
-    "Equal": np.equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Identity": np.array,
-    "IsInf": np.isinf,
-    "IsNaN": np.isnan,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "Max": lambda *arrays: reduce(np.maximum, arrays),
-    "Min": lambda *arrays: reduce(np.minimum, arrays),
-    "Mul": np.multiply,
-    "Neg": np.negative,
-    "Not": np.logical_not,
-    "Or": np.logical_or,
-    "Sub": np.subtract,
-    "Where": np.where,
-    "Xor": np.logical_xor,
-}
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {**ELEMENTWISE, "Div": np.divide, "IsInf": np.isinf}
 _SAME_ELEMENTS = "Expand Flatten Gather GatherElements GatherND Reshape Slice Squeeze Tile Transpose Unsqueeze".split()
 
 
