@@ -143,7 +143,8 @@ def optimize(
         tuning=None if tuning is None else tuning_files.read(Path(tuning)),
         checks=checks,
     )
-    for step in pipeline.select(options):
+    asked = pipeline.select(options)
+    for step in asked:
         if isinstance(step, EmbedKernels):
             step.require_compiler()
     say = progress or (lambda _: None)
@@ -151,7 +152,8 @@ def optimize(
     loaded = read(model)
     learn_types(loaded)
     own, coarsest_type = own_precision(loaded), coarsest_result(loaded)
-    options = options.for_model(own if _widens(options) else "fp32")
+    widens = any(isinstance(step, WidenPrecision) for step in asked)
+    options = options.for_model(own if widens else "fp32")
     steps = pipeline.select(options)
     path = Path(output) if output is not None else None
     if path is not None:
@@ -191,10 +193,6 @@ def optimize(
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
     return Result(report, loaded)
-
-
-def _widens(options: Options) -> bool:
-    return any(isinstance(step, WidenPrecision) for step in pipeline.select(options))
 
 
 def default_output(path: Path) -> Path:
