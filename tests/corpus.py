@@ -1,6 +1,6 @@
 """The real exports that whole-model tests run on, with the weights that stand in for theirs.
 
-54 small graphs with seeded weights are in `tests/data/corpus`; the exports of a real sentence encoder are in
+61 small graphs with seeded weights are in `tests/data/corpus`; the exports of a real sentence encoder are in
 `models/data`, and have their real weights where the package that carries them is installed.
 """
 

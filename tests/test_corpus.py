@@ -25,7 +25,7 @@ STOCK_TOLERANCE = 1e-4
 
 FAMILY_NAMES = re.compile(
     r"bert|electra|mpnet|t5|gpt|llama|mistral|bart|longformer|big_?bird|reformer|nystrom|funnel|perceiver|whisper"
-    r"|clip_?text|minilm|linformer|transformer_?xl|xlnet",
+    r"|clip_?text|minilm|qwen|gemma|neox|roformer|linformer|transformer_?xl|xlnet",
     re.IGNORECASE,
 )
 
