@@ -90,6 +90,29 @@ def bias_gelu(draw: Draw) -> Case:
     return Case("BiasGelu", [x.astype(np.float32), maybe(draw, normal(random, width))], {"approximate": approximate})
 
 
+def rotary_embedding(draw: Draw) -> Case:
+    """Rows with a table of their own or an index into one, or a batch; some cosines and sines stay in float32."""
+    random = np.random.default_rng(draw(SEEDS))
+    heads, size = draw(st.integers(1, 4)), draw(st.sampled_from([2, 6, 16, 24, 34, 64]))
+    rotary = draw(st.sampled_from([columns for columns in (2, 4, 8, 16, 20, 32, 34, 64) if columns <= size]))
+    leading, index = draw(LEADING), None
+    positions: tuple[int, ...] = leading
+    if len(leading) == 2:
+        positions = (draw(st.sampled_from([1, leading[0]])), leading[1])
+    elif draw(st.booleans()):
+        positions = (7,)
+        index = random.integers(0, 7, leading)
+    rows, bias = normal(random, *leading, heads * size), maybe(draw, normal(random, heads * size))
+    cos, sin = random.uniform(-1, 1, (2, *positions, rotary)).astype(np.float32)  # unequal halves
+    attributes = {
+        "num_heads": heads,
+        "rotated_heads": draw(st.integers(0, heads)),
+        "interleaved": draw(st.integers(0, 1)),
+    }
+    in_float32 = frozenset(draw(st.sampled_from([(), ("cos", "sin")])))
+    return Case("RotaryEmbedding", [rows, bias, cos, sin, index], attributes, in_float32=in_float32)
+
+
 def varlen_attention(draw: Draw) -> Case:
     return dense_attention(draw) if draw(st.booleans()) else packed_attention(draw)
 
@@ -141,6 +164,7 @@ MAKERS: dict[str, Callable[[Draw], Case]] = {
     "EmbedLayerNormalization": embed_layer_normalization,
     "SkipLayerNormalization": skip_layer_normalization,
     "BiasGelu": bias_gelu,
+    "RotaryEmbedding": rotary_embedding,
     "VarlenAttention": varlen_attention,
     "SegmentPooling": segment_pooling,
 }

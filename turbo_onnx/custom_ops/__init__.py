@@ -7,6 +7,7 @@ from turbo_onnx.custom_ops.embed_layer_normalization.spec import SPEC as EMBED_L
 from turbo_onnx.custom_ops.functions import operator_name
 from turbo_onnx.custom_ops.remove_padding.spec import SPEC as REMOVE_PADDING
 from turbo_onnx.custom_ops.restore_padding.spec import SPEC as RESTORE_PADDING
+from turbo_onnx.custom_ops.rotary_embedding.spec import SPEC as ROTARY_EMBEDDING
 from turbo_onnx.custom_ops.segment_pooling.spec import SPEC as SEGMENT_POOLING
 from turbo_onnx.custom_ops.skip_layer_normalization.spec import SPEC as SKIP_LAYER_NORMALIZATION
 from turbo_onnx.custom_ops.specification import OperatorSpec
@@ -18,6 +19,7 @@ SPECS: tuple[OperatorSpec, ...] = (
     EMBED_LAYER_NORMALIZATION,
     SKIP_LAYER_NORMALIZATION,
     BIAS_GELU,
+    ROTARY_EMBEDDING,
     VARLEN_ATTENTION,
     SEGMENT_POOLING,
 )

@@ -207,6 +207,29 @@ TURBO_INLINE Vec moved_down(Vec a) {
 #endif
 }
 
+// The lanes 2i and 2i + 1 in each other's place.
+TURBO_INLINE Vec pairs_swapped(Vec a) {
+#if defined(__AVX512F__)
+  return Vec(_mm512_maskz_permute_ps(0xffff, a.v, 0xb1));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return Vec(_mm256_permute_ps(a.v, 0xb1));
+#elif defined(__SSE2__)
+  return Vec(_mm_shuffle_ps(a.v, a.v, 0xb1));
+#elif defined(__aarch64__)
+  return Vec((FloatLanes)vrev64q_f32((float32x4_t)a.v));
+#else
+  Vec r;
+  for (size_t i = 0; i < kLanes; ++i) r.v[i] = a.v[i ^ 1];
+  return r;
+#endif
+}
+
+TURBO_INLINE Vec even_lanes_negated(Vec a) {
+  IntLanes sign;
+  for (size_t i = 0; i < kLanes; ++i) sign[i] = i % 2 ? 0 : INT32_MIN;
+  return Vec((FloatLanes)((IntLanes)a.v ^ sign));
+}
+
 // Pairwise, in one fixed order.
 TURBO_INLINE float hsum(Vec a) {
   if (kLanes > 8) a += moved_down<8>(a);

@@ -8,6 +8,7 @@
 #include "custom_ops/embed_layer_normalization/cpu.h"
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
+#include "custom_ops/rotary_embedding/cpu.h"
 #include "custom_ops/segment_pooling/cpu.h"
 #include "custom_ops/skip_layer_normalization/cpu.h"
 #include "custom_ops/varlen_attention/cpu.h"
@@ -21,6 +22,7 @@ struct Kernels {
   CountTokensKernel* count_tokens;
   ListTokensKernel* list_tokens;
   RestorePaddingKernel* restore_padding;
+  RotaryEmbeddingKernel* rotary_embedding;
   SegmentPoolingKernel* segment_pooling;
   SkipLayerNormalizationKernel* skip_layer_normalization;
   VarlenAttentionKernel* varlen_attention;

@@ -18,6 +18,7 @@
 #include "custom_ops/ort/status.h"
 #include "custom_ops/remove_padding/operator.h"
 #include "custom_ops/restore_padding/operator.h"
+#include "custom_ops/rotary_embedding/operator.h"
 #include "custom_ops/segment_pooling/operator.h"
 #include "custom_ops/skip_layer_normalization/operator.h"
 #include "custom_ops/varlen_attention/operator.h"
@@ -35,6 +36,7 @@ std::vector<const abi::OrtCustomOp*> on_the_cpu() {
   add<EmbedLayerNormalization, Runner>(ops, kCpuProvider, Types<EmbedLayerNormalization>::types);
   add<SkipLayerNormalization, Runner>(ops, kCpuProvider, Types<SkipLayerNormalization>::types);
   add<BiasGelu, Runner>(ops, kCpuProvider, Types<BiasGelu>::types);
+  add<RotaryEmbedding, Runner>(ops, kCpuProvider, Types<RotaryEmbedding>::types);
   add<VarlenAttention, Runner>(ops, kCpuProvider, Types<VarlenAttention>::types);
   add<SegmentPooling, Runner>(ops, kCpuProvider, Types<SegmentPooling>::types);
   return ops;

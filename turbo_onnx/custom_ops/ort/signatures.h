@@ -194,6 +194,35 @@ struct BiasGelu {
   };
 };
 
+struct RotaryEmbedding {
+  static constexpr const char* name = "RotaryEmbedding";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { input, bias, cos, sin, index }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kRequired, abi::kRequired, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][6] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt64, abi::kFloat},
+  };
+  static constexpr abi::ElementType cuda_types[][6] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt64, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat, abi::kFloat, abi::kInt64, abi::kFloat16},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt64, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kFloat, abi::kFloat, abi::kInt64, abi::kBFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt64, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
+  struct Attributes {
+    int64_t num_heads;
+    int64_t rotated_heads;
+    int64_t interleaved;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.integer("num_heads"), reader.integer("rotated_heads", 0), reader.integer("interleaved", 0)};
+    }
+  };
+};
+
 struct VarlenAttention {
   static constexpr const char* name = "VarlenAttention";
   static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
