@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.attention_masks import AttentionMask
 from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.varlen_attention.window import window_of
 from turbo_onnx.graph import Tensor, consumers, input_or_none, integers, is_op
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise
 from turbo_onnx.masks import MASKED_AT_MOST, MaskFunctions
@@ -243,7 +244,7 @@ class PaddingFlow:
             if found is None:
                 return False
             roles = [index for index in range(len(node.inputs)) if node.inputs[index] is tensor]
-            if found.from_all and not node.attrs.get("causal", 0) and all(index in (1, 2) for index in roles):
+            if found.from_all and window_of(node.attrs).unbounded and all(index in (1, 2) for index in roles):
                 return True
             return found.from_tokens and max(roles) <= 2 and self.ignorable(node.outputs[0])
         if self.pooling(node) is not None and node.inputs[0] is tensor:

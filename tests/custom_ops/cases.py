@@ -20,6 +20,9 @@ LEADING = st.one_of(st.tuples(ROWS), st.tuples(st.integers(0, 3), st.integers(0,
 SEEDS = st.integers(0, 2**32 - 1)
 MASK_TYPES = ("int64", "int32", "bool", "float32", "float64")
 ROW_TYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
+HEADS = st.sampled_from([(1, 1), (2, 2), (3, 3), (2, 1), (4, 2), (6, 2)])  # of queries, and of keys and values
+BOUNDS = st.sampled_from([-1, 0, 1, 2, 5, 8, 2**62])
+WINDOWS = st.fixed_dictionaries({"causal": st.integers(0, 1), "window_before": BOUNDS, "window_after": BOUNDS})
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -120,31 +123,38 @@ def varlen_attention(draw: Draw) -> Case:
 def dense_attention(draw: Draw) -> Case:
     """Attention over a batch with a bias that hides some keys, from some queries all, and stays in float32."""
     random = np.random.default_rng(draw(SEEDS))
-    heads, size = draw(st.integers(1, 3)), draw(st.sampled_from([3, 8, 16]))
+    heads, shared, size = *draw(HEADS), draw(st.sampled_from([3, 8, 16]))
     batch, queries, keys = draw(st.integers(0, 3)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     shape = [draw(st.sampled_from([1, full])) for full in (batch, heads, queries, keys)]
     hidden = random.random(shape) < draw(st.sampled_from([0.0, 0.5, 0.9]))
     bias = np.where(hidden, np.finfo(np.float32).min, 3 * normal(random, *shape))
-    width, value_width = heads * size, heads * draw(st.sampled_from([size, 5]))
-    rows = [normal(random, batch, queries, width), normal(random, batch, keys, width)]
+    width, value_width = shared * size, shared * draw(st.sampled_from([size, 5]))
+    rows = [normal(random, batch, queries, heads * size), normal(random, batch, keys, width)]
     inputs = [*rows, normal(random, batch, keys, value_width), None, None, bias]
-    attributes = {"num_heads": heads, "scale": size**-0.5}
+    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS)}
     return Case("VarlenAttention", inputs, attributes, in_float32=frozenset(["attention_bias"]))
 
 
 def packed_attention(draw: Draw) -> Case:
     random = np.random.default_rng(draw(SEEDS))
-    heads, size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 8, 16, 20]))
+    heads, shared, size = *draw(HEADS), draw(st.sampled_from([1, 3, 8, 16, 20]))
     lengths = draw(st.lists(st.integers(0, 9), max_size=4))
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    width = heads * size
-    bias = maybe(draw, normal(random, 3 * width))
-    attributes = {"num_heads": heads, "scale": size**-0.5, "causal": draw(st.integers(0, 1))}
+    width = (heads + 2 * shared) * size
+    bias = maybe(draw, normal(random, width))
+    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS)}
+    packed = normal(random, int(starts[-1]), width)
+    parts: list[Array | None] = [packed, None, None]
     if draw(st.booleans()):
-        packed = normal(random, int(starts[-1]), 3 * width)
-        return Case("VarlenAttention", [packed, None, None, bias, starts], attributes)
-    parts = [normal(random, int(starts[-1]), width) for _ in range(3)]
-    return Case("VarlenAttention", [*parts, bias, starts], attributes)
+        parts = np.split(packed, [heads * size, (heads + shared) * size], axis=1)
+    positions = maybe(draw, positions_with_gaps(random, lengths))
+    return Case("VarlenAttention", [*parts, bias, starts, None, positions], attributes)
+
+
+def positions_with_gaps(random: np.random.Generator, lengths: list[int], most: int = 3) -> Array:
+    """Where the rows of each sequence stand: ascending from anywhere, with gaps in which up to `most` are missing."""
+    steps = [random.integers(1, most + 2, length) for length in lengths]
+    return np.concatenate([np.zeros(0, np.int64), *(np.cumsum(row) for row in steps)]).astype(np.int64)
 
 
 def segment_pooling(draw: Draw) -> Case:

@@ -44,7 +44,7 @@ class Case:
 
     @property
     def complete_attributes(self) -> dict[str, Any]:
-        return {a.name: a.default for a in spec(self.operator).attributes} | dict(self.attributes)
+        return spec(self.operator).complete(self.attributes)
 
     def expected(self) -> list[Array]:
         given = list(self.inputs) + [None] * (len(spec(self.operator).inputs) - len(self.inputs))

@@ -18,6 +18,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
+from tests.custom_ops.cases import positions_with_gaps
 from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel, model
 from turbo_onnx import runtime
 from turbo_onnx.custom_ops import SPECS, functions
@@ -39,14 +40,27 @@ def starts_of(lengths: list[int]) -> Array:
 
 
 def packed(
-    lengths: list[int], size: int, heads: int = 2, value_size: int | None = None, bias: bool = False, **attributes: Any
+    lengths: list[int],
+    size: int,
+    heads: int = 2,
+    value_size: int | None = None,
+    bias: bool = False,
+    positions: Array | None = None,
+    **attributes: Any,
 ) -> Case:
     """Separate projections of packed sequences."""
-    total, width, value_width = sum(lengths), heads * size, heads * (value_size or size)
-    rows = [normal(total, width, seed=1), normal(total, width, seed=2), normal(total, value_width, seed=3)]
-    offsets = normal(2 * width + value_width, seed=4) if bias else None
+    shared = attributes.get("kv_num_heads") or heads
+    total, width, value_width = sum(lengths), shared * size, shared * (value_size or size)
+    rows = [normal(total, heads * size, seed=1), normal(total, width, seed=2), normal(total, value_width, seed=3)]
+    offsets = normal(heads * size + width + value_width, seed=4) if bias else None
     given = {"num_heads": heads, "scale": size**-0.5, **attributes}
-    return Case("VarlenAttention", [*rows, offsets, starts_of(lengths)], given)
+    return Case("VarlenAttention", [*rows, offsets, starts_of(lengths), None, positions], given)
+
+
+def joined(case: Case) -> Case:
+    """The case with Q | K | V in one operand."""
+    together = np.concatenate(case.inputs[:3], axis=-1)  # type: ignore[arg-type]
+    return Case(case.operator, [together, None, None, *case.inputs[3:]], case.attributes)
 
 
 def dense(
@@ -90,10 +104,68 @@ def test_a_head_size_that_no_model_has() -> None:
 
 def test_one_packed_projection_equals_three_separate_ones() -> None:
     case = packed([40, 0, 9], 32, bias=True)
-    query, key, value, bias, starts = case.inputs
-    together = np.concatenate([query, key, value], axis=1)
-    joined = Case("VarlenAttention", [together, None, None, bias, starts], case.attributes)
-    np.testing.assert_array_equal(by_kernel(joined)[0], by_kernel(case)[0])
+    np.testing.assert_array_equal(by_kernel(joined(case))[0], by_kernel(case)[0])
+
+
+@pytest.mark.parametrize("window", [(0, 0), (1, 0), (0, 1), (7, 40), (64, 64), (100, -1), (-1, 3), (-1, 2**62)])
+@pytest.mark.parametrize("gaps", [0, 3])
+def test_windows_at_the_edges_of_tiles_and_chunks(window: tuple[int, int], gaps: int) -> None:
+    """Of rows side by side, and of rows with gaps between them."""
+    lengths = [*LENGTHS, 900]
+    positions = positions_with_gaps(np.random.default_rng(1), lengths, gaps) if gaps else None
+    before, after = window
+    check(packed(lengths, 32, bias=True, positions=positions, window_before=before, window_after=after))
+    if after == 0 or after == 40:
+        check(packed(lengths, 8, positions=positions, window_before=before, window_after=after, causal=1))
+
+
+def test_rows_see_what_their_positions_say_and_nothing_else() -> None:
+    """One key of weight 1 each: which ones are seen is read off the result, by a rule that knows no ranges."""
+    positions = np.array([0, 1, 4, 5, 6, 20, 3, 9, 10, 11], np.int64)
+    case = packed([6, 4], 10, heads=1, positions=positions, window_before=2, window_after=3)
+    case.inputs[0][:] = 0.0
+    case.inputs[2][:] = np.eye(10)
+    of = np.array([0] * 6 + [1] * 4)
+    distance = positions - positions[:, None]
+    seen = (of == of[:, None]) & (distance >= -2) & (distance <= 3)
+    np.testing.assert_array_equal(by_kernel(case)[0] > 0, seen)
+    np.testing.assert_array_equal(case.expected()[0] > 0, seen)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("window", [(40, 3), (-1, 0), (5, -1), (2, 700)])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (1, 700), (130, 70), (700, 20), (20, 700)])
+def test_windows_where_queries_and_keys_differ_in_number(
+    queries: int, keys: int, window: tuple[int, int], causal: int
+) -> None:
+    before, after = window
+    bias = normal(2, 1, queries, keys)
+    check(dense(2, queries, keys, bias=bias, window_before=before, window_after=after, causal=causal, guard=1))
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (6, 2), (12, 2)])
+@pytest.mark.parametrize("window", [-1, 70])
+def test_heads_that_share_keys(heads: int, shared: int, window: int) -> None:
+    case = packed([*LENGTHS, 900], 16, heads, bias=True, value_size=5, kv_num_heads=shared, window_before=window)
+    check(case)
+    again = by_kernel(case, threads=3)[0]
+    np.testing.assert_array_equal(by_kernel(case)[0], again)
+
+
+def test_heads_that_share_keys_equal_those_that_have_them_by_themselves() -> None:
+    """Also where there are so many tasks that each takes whole groups of heads."""
+    case = packed([200] * 40, 16, heads=4, kv_num_heads=2, bias=True)
+    query, *others = case.inputs
+
+    def repeated(array: Array) -> Array:
+        by_head = array.reshape(*array.shape[:-1], 2, 16)
+        return by_head.repeat(2, axis=-2).reshape(*array.shape[:-1], 64)
+
+    bias = np.concatenate([others[2][:64], *(repeated(part) for part in np.split(others[2][64:], 2))])
+    inputs = [query, repeated(others[0]), repeated(others[1]), bias, *others[3:]]
+    own = Case(case.operator, inputs, case.attributes | {"kv_num_heads": 0})
+    np.testing.assert_array_equal(by_kernel(case)[0], by_kernel(own)[0])
+    np.testing.assert_array_equal(by_kernel(joined(case))[0], by_kernel(own)[0])
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -268,17 +340,55 @@ def test_one_model_may_use_several_forms() -> None:
         ([normal(5, 96), None, None, None, np.array([1, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
         ([normal(5, 96), None, None, None, np.zeros(0, np.int32)], "one element more than there are sequences"),
         ([normal(5, 96)], "must have rank 3"),
-        ([normal(5, 94), None, None, None, np.array([0, 5], np.int32)], "not three times that of a projection"),
-        ([normal(5, 9), None, None, None, np.array([0, 5], np.int32)], "not multiples of num_heads = 2"),
+        ([normal(5, 94), None, None, None, np.array([0, 5], np.int32)], "is not that of 2 heads of queries and 2 of keys"),
+        ([normal(5, 9), None, None, None, np.array([0, 5], np.int32)], "is not that of 2 heads of queries and 2 of keys"),
         ([normal(5, 32), normal(5, 32), None, None, np.array([0, 5], np.int32)], "both be there, or neither"),
         ([normal(5, 32), normal(4, 32), normal(5, 32), None, np.array([0, 5], np.int32)], "have shapes"),
         ([normal(5, 96), None, None, normal(32), np.array([0, 5], np.int32)], "bias has shape [32]"),
         ([normal(1, 5, 96), None, None, None, None, normal(1, 3, 5, 5)], "must broadcast to [1, 2, 5, 5]"),
+        ([normal(1, 5, 96), None, None, None, None, None, np.arange(5)], "cannot be there without cu_seqlens"),
+        (
+            [normal(5, 96), None, None, None, np.array([0, 5], np.int32), None, np.arange(4)],
+            "positions has shape [4], but must be a vector of 5",
+        ),
+        (
+            [normal(5, 96), None, None, None, np.array([0, 2, 5], np.int32), None, np.array([7, 8, 3, 4, 4])],
+            "positions has 4 after 4, but must be strictly ascending within each sequence",
+        ),
+        (
+            [normal(5, 32), normal(5, 16), normal(5, 32), None, np.array([0, 5], np.int32)],
+            "query has shape [5, 32] and key [5, 16], whose heads have another width",
+        ),
+        (
+            [normal(5, 32), normal(5, 32), normal(5, 31), None, np.array([0, 5], np.int32)],
+            "widths 32, 32 and 31 are not multiples of 2, 2 and 2 heads",
+        ),
     ],
 )
 def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: str) -> None:
     with pytest.raises(Exception, match="VarlenAttention") as error:
         by_kernel(Case("VarlenAttention", inputs, {"num_heads": 2, "scale": 1.0}))
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        ({"num_heads": 3, "kv_num_heads": 2}, "num_heads is 3, but must be a multiple of kv_num_heads, which is 2"),
+        ({"num_heads": 2, "kv_num_heads": -1}, "must be a multiple of kv_num_heads, which is -1"),
+        ({"num_heads": 0}, "num_heads is 0, but must be positive"),
+        ({"num_heads": 2, "window_before": -2}, "window_before is -2, but must be -1 or more"),
+        ({"num_heads": 2, "window_after": -5}, "window_after is -5, but must be -1 or more"),
+    ],
+)
+def test_refuses_attributes_that_mean_nothing(attributes: dict[str, int], sentence: str) -> None:
+    proto = model(packed([3], 8))
+    del proto.functions[:]
+    for name, value in attributes.items():
+        (stored,) = (a for a in proto.graph.node[0].attribute if a.name == name)
+        stored.i = value
+    with pytest.raises(Exception, match="VarlenAttention") as error:
+        runtime.InferenceSession(proto.SerializeToString())
     assert sentence in str(error.value)
 
 

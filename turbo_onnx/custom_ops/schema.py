@@ -83,13 +83,8 @@ def _inference(spec: OperatorSpec) -> Callable[[shape_inference.InferenceContext
         count = min(context.get_num_inputs(), len(spec.inputs))  # the kernels have no part in it
         types = [context.get_input_type(index) for index in range(count)]
         shapes = [_shape(entry) for entry in types] + [None] * (len(spec.inputs) - len(types))
-        given = {attribute.name: context.get_attribute(attribute.name) for attribute in spec.attributes}
-        values = {
-            attribute.name: attribute.default
-            if (value := given[attribute.name]) is None
-            else helper.get_attribute_value(value)
-            for attribute in spec.attributes
-        }
+        stored = {attribute.name: context.get_attribute(attribute.name) for attribute in spec.attributes}
+        given = {name: helper.get_attribute_value(value) for name, value in stored.items() if value is not None}
         elements = {
             operand.type: entry.tensor_type.elem_type
             for operand, entry in zip(spec.inputs, types, strict=False)
@@ -97,7 +92,7 @@ def _inference(spec: OperatorSpec) -> Callable[[shape_inference.InferenceContext
         }
         pairs = zip(spec.inputs, types, shapes, strict=False)
         askable = not any(operand.optional and entry is not None and shape is None for operand, entry, shape in pairs)
-        outputs = spec.output_shapes(shapes, values) if askable else (None,) * len(spec.outputs)
+        outputs = spec.output_shapes(shapes, spec.complete(given)) if askable else (None,) * len(spec.outputs)
         for index, shape in enumerate(outputs[: context.get_num_outputs()]):
             operand = spec.outputs[index]
             context.set_output_type(index, _type(elements.get(operand.type, 0), operand.type, shape))

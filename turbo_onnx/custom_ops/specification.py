@@ -116,6 +116,11 @@ class OperatorSpec:
         """The types for which there is a CUDA kernel: those of the CPU, and half precision beside float32."""
         return {name: HALF_TYPES if types == HALF_TYPES[:1] else types for name, types in self.kernel_types.items()}
 
+    def complete(self, given: Attributes) -> dict[str, Any]:
+        """All attributes of a node: those that are given, and the defaults of the others that have one."""
+        defaults = {a.name: a.default for a in self.attributes if a.default is not None}
+        return defaults | dict(given)
+
     def choices(self, types: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, str]]:
         """Every choice of a type for each variable, of those in `types`, that the operator is defined for."""
         for choice in itertools.product(*types.values()):

@@ -120,7 +120,7 @@ def use_of(node: gs.Node) -> Use:
         operator=spec.name,
         types=types,
         shapes={name: _shape(tensor) for name, tensor in present.items()},
-        attributes={attribute.name: attribute.default for attribute in spec.attributes} | dict(node.attrs),
+        attributes=spec.complete(node.attrs),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.varlen_attention.window import window_of
 from turbo_onnx.graph import Editor, Shape, Tensor, input_or_none, is_op
 from turbo_onnx.layout import Role, Tokenwise, is_elementwise
 from turbo_onnx.padding_flow import PaddingFlow
@@ -37,9 +38,11 @@ class PackedNodes:
         known = self._flow.attention(node)
         causal = int(node.attrs.get("causal", 0)) or int(known is not None and known.causal)
         operands = [None if input_or_none(node, i) is None else self._rows.of(node.inputs[i]) for i in range(3)]
+        # Where a mask has holes, rows are farther apart than their order says.
+        positions = [None, self._rows.token_position] if window_of(node.attrs).by_distance else []
         result = self._edit.node(
             "VarlenAttention",
-            [*operands, input_or_none(node, 3), self._rows.cu_seqlens],
+            [*operands, input_or_none(node, 3), self._rows.cu_seqlens, *positions],
             attrs=node.attrs | {"causal": causal},
             domain=DOMAIN,
             hint=node.name,

@@ -10,8 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from tests.cuda.device import ELEMENTS, by_device, fake_codes, run, use_of
+from tests.custom_ops.cases import positions_with_gaps
 from tests.custom_ops.single_node import Array, Case, assert_equal, between_casts, rounded
-from tests.custom_ops.test_varlen_attention import dense, normal, packed, starts_of
+from tests.custom_ops.test_varlen_attention import dense, joined, normal, packed, starts_of
 from turbo_onnx.custom_ops.cuda.archive import pack
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.tuning import candidates
@@ -62,10 +63,43 @@ def test_values_of_another_head_size_than_keys(value_size: int) -> None:
 
 def test_one_packed_projection_equals_three_separate_ones() -> None:
     case = packed([40, 0, 9], 32, bias=True)
-    query, key, value, bias, starts = case.inputs
-    together = np.concatenate([query, key, value], axis=1)
-    joined = Case("VarlenAttention", [together, None, None, bias, starts], case.attributes)
-    np.testing.assert_array_equal(by_device(joined)[0], by_device(case)[0])
+    np.testing.assert_array_equal(by_device(joined(case))[0], by_device(case)[0])
+
+
+@pytest.mark.parametrize("window", [(0, 0), (7, 40), (64, 0), (100, -1), (-1, 3)])
+@pytest.mark.parametrize("gaps", [0, 3])
+def test_windows_at_the_edges_of_tiles(window: tuple[int, int], gaps: int) -> None:
+    lengths = [0, 1, 17, 31, 32, 33, 65, 130]
+    positions = positions_with_gaps(np.random.default_rng(1), lengths, gaps) if gaps else None
+    before, after = window
+    check(packed(lengths, 16, heads=1, positions=positions, window_before=before, window_after=after))
+
+
+def test_a_window_ends_at_a_causal_query() -> None:
+    sliding = packed([70, 40], 16, causal=1, window_before=20, window_after=9)
+    check(sliding)
+    ends = packed([70, 40], 16, window_before=20, window_after=0)
+    np.testing.assert_array_equal(by_device(sliding)[0], by_device(ends)[0])
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (1, 100), (130, 70), (70, 130)])
+def test_windows_where_queries_and_keys_differ_in_number(queries: int, keys: int) -> None:
+    bias = normal(2, 1, queries, keys)
+    check(dense(2, queries, keys, bias=bias, window_before=40, window_after=3, guard=1))
+    check(dense(2, queries, keys, window_before=2, window_after=2**40))
+
+
+@pytest.mark.parametrize("window", [-1, 30])
+def test_heads_that_share_keys(window: int) -> None:
+    check(packed([1, 70, 20], 16, 6, bias=True, value_size=5, kv_num_heads=2, window_before=window))
+    check(joined(packed([1, 70, 20], 16, 4, bias=True, kv_num_heads=1, window_after=window)))
+
+
+@pytest.mark.parametrize("at", [[0, 0, 0, 0, 0], [9, 3, 7, 1, 0], [-(2**63), 2**63 - 1, 0, 5, -1]])
+def test_positions_that_are_wrong_touch_nothing_outside(at: list[int]) -> None:
+    case = packed([3, 2], 16, positions=np.array(at), window_before=1, window_after=1)
+    wrong = CaseOnDevice("VarlenAttention", case.inputs, case.attributes)
+    assert by_device(wrong)[0].shape == (5, 32)
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -140,6 +174,7 @@ SHAPES = {
     "biased": in_float32(dense(2, 130, 70, heads=1, bias=3 * normal(2, 1, 130, 70)), "attention_bias"),
     "masked": in_float32(dense(2, 40, 130, heads=1, bias=3 * normal(2, 1, 1, 130)), "attention_bias"),
     "nothing": dense(2, 3, 0, heads=1),
+    "window": packed([1, 0, 130], 16, heads=1, window_before=40, window_after=20),
 }
 
 
@@ -302,7 +337,7 @@ def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: st
 @pytest.mark.parametrize(
     ("width", "heads", "sentence"),
     [
-        (96, 5, "widths 32 and 32 are not multiples of 5 heads"),
+        (96, 5, "widths 96 and 96 are not multiples of 15 and 15 heads"),
         (1200, 1, "heads of 400 and 400 columns are not between"),
     ],
 )

@@ -226,19 +226,19 @@ struct RotaryEmbedding {
 struct VarlenAttention {
   static constexpr const char* name = "VarlenAttention";
   static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
-  struct In { enum : size_t { query, key, value, bias, cu_seqlens, attention_bias }; };
+  struct In { enum : size_t { query, key, value, bias, cu_seqlens, attention_bias, positions }; };
   struct Out { enum : size_t { output }; };
-  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional};
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional};
   static constexpr abi::Characteristic outputs[] = {abi::kRequired};
-  static constexpr abi::ElementType types[][7] = {
-      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
+  static constexpr abi::ElementType types[][8] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kInt64, abi::kFloat},
   };
-  static constexpr abi::ElementType cuda_types[][7] = {
-      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
-      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat, abi::kFloat16},
-      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat16, abi::kFloat16},
-      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kFloat, abi::kBFloat16},
-      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kBFloat16, abi::kBFloat16},
+  static constexpr abi::ElementType cuda_types[][8] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kInt32, abi::kFloat, abi::kInt64, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat, abi::kInt64, abi::kFloat16},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kInt32, abi::kFloat16, abi::kInt64, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kFloat, abi::kInt64, abi::kBFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kInt32, abi::kBFloat16, abi::kInt64, abi::kBFloat16},
   };
   static constexpr bool widens = true;
   struct Attributes {
@@ -246,9 +246,12 @@ struct VarlenAttention {
     float scale;
     int64_t causal;
     int64_t guard;
+    int64_t kv_num_heads;
+    int64_t window_before;
+    int64_t window_after;
     template <class Reader>
     static Attributes read(const Reader& reader) {
-      return {reader.integer("num_heads"), reader.real("scale"), reader.integer("causal", 0), reader.integer("guard", 0)};
+      return {reader.integer("num_heads"), reader.real("scale"), reader.integer("causal", 0), reader.integer("guard", 0), reader.integer("kv_num_heads", 0), reader.integer("window_before", -1), reader.integer("window_after", -1)};
     }
   };
 };

@@ -10,29 +10,34 @@ from turbo_onnx.custom_ops.bodies import CAST_LIKE_OPSET, number
 from turbo_onnx.custom_ops.functions import float_attribute
 from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
 from turbo_onnx.custom_ops.specification import Attributes
+from turbo_onnx.custom_ops.varlen_attention.window import Window, key_heads, window_of
 
 
 def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> str:
     """The nodes of the function for one form of the operator."""
     packed, biased = "cu_seqlens" in present, "attention_bias" in present
     like = "attention_bias" if biased else "query"
+    heads, shared = int(attributes["num_heads"]), key_heads(attributes)
+    window = window_of(attributes)
     parts = [
         _scale(opset),
         number(opset, "lowest", float("-inf"), like),
         constants(),
-        f"heads = Constant <value = int64[1] {{{int(attributes['num_heads'])}}}> ()\n",
-        "three = Constant <value = int64[1] {3}> ()\n",
-        _projections("key" in present, "bias" in present),
+        f"heads = Constant <value = int64[1] {{{heads}}}> ()\n",
+        f"key_heads = Constant <value = int64[1] {{{shared}}}> ()\n",
+        _projections("key" in present, "bias" in present, heads + 2 * shared),
         _pad() if packed else "q = Identity (q_rows)\nk = Identity (k_rows)\nv = Identity (v_rows)\n",
-        _scores(),
+        _scores(heads, shared),
     ]
     scores = "scores"
     if biased:
         parts.append(f"{_cast_like(opset, 'wide', scores, like)}biased = Add (wide, attention_bias)\n")
         scores = "biased"
-    if int(attributes["causal"]):
-        parts.append(_causal(scores, "causal_scores"))
-        scores = "causal_scores"
+    if not window.unbounded:
+        by_position = packed and window.by_distance and "positions" in present
+        parts.append(_distances_of_positions() if by_position else _distances(scores))
+        parts.append(_within(window, scores, "scores_within"))
+        scores = "scores_within"
     if packed:
         parts.append(f"masked = Where (key_valid, {scores}, lowest)\n")
         scores = "masked"
@@ -63,32 +68,38 @@ def _cast_like(opset: int, output: str, x: str, like: str) -> str:
     return f"{output} = {cast}\n"
 
 
-def _projections(separate: bool, bias: bool) -> str:
-    """Lines for q_rows, k_rows, v_rows, the projections with their bias, and for q_width and v_width."""
+def _projections(separate: bool, bias: bool, joined_heads: int) -> str:
+    """Lines for q_rows, k_rows, v_rows, the projections with their bias, and for q_size and v_size, those of a head."""
     if not separate:
         rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
         return f"""
             {rows}
             all_shape = Shape (query)
             all_width = Slice (all_shape, minus_one, far)
-            q_width = Div (all_width, three)
-            v_width = Identity (q_width)
-            k_end = Mul (q_width, two)
+            all_heads = Constant <value = int64[1] {{{joined_heads}}}> ()
+            q_size = Div (all_width, all_heads)
+            v_size = Identity (q_size)
+            q_width = Mul (q_size, heads)
+            k_width = Mul (q_size, key_heads)
+            k_end = Add (q_width, k_width)
             q_rows = Slice (all_rows, zero, q_width, minus_one)
             k_rows = Slice (all_rows, q_width, k_end, minus_one)
             v_rows = Slice (all_rows, k_end, far, minus_one)
         """
-    widths = """
+    sizes = """
         q_shape = Shape (query)
         q_width = Slice (q_shape, minus_one, far)
+        q_size = Div (q_width, heads)
         v_shape = Shape (value)
         v_width = Slice (v_shape, minus_one, far)
+        v_size = Div (v_width, key_heads)
     """
     if not bias:
-        return f"{widths}q_rows = Identity (query)\nk_rows = Identity (key)\nv_rows = Identity (value)\n"
+        return f"{sizes}q_rows = Identity (query)\nk_rows = Identity (key)\nv_rows = Identity (value)\n"
     return f"""
-        {widths}
-        k_end = Mul (q_width, two)
+        {sizes}
+        k_width = Mul (q_size, key_heads)
+        k_end = Add (q_width, k_width)
         q_bias = Slice (bias, zero, q_width)
         k_bias = Slice (bias, q_width, k_end)
         v_bias = Slice (bias, k_end, far)
@@ -112,32 +123,45 @@ def _pad() -> str:
     """
 
 
-def _scores() -> str:
+def _scores(heads: int, shared: int) -> str:
     """The scores [B, H, S, L], and the values by head.
 
     ONNX Runtime's ReshapeFusion would put -1 for the one dimension that is not constant, which fails on an empty batch;
     Abs, which changes nothing, keeps it from looking.
     """
-    return """
-        q_size = Div (q_width, heads)
-        v_size = Div (v_width, heads)
+    again = ""
+    if shared != heads:
+        numbers = ", ".join(str(head // (heads // shared)) for head in range(heads))
+        again = f"""
+            key_head = Constant <value = int64[{heads}] {{{numbers}}}> ()
+            k_by_head = Gather <axis = 1> (k_by_key_head, key_head)
+            v_by_head = Gather <axis = 1> (v_by_key_head, key_head)
+        """
+    name = "by_key_head" if again else "by_head"
+    return f"""
         q_dims = Concat <axis = 0> (zero, zero, heads, q_size)
-        v_dims = Concat <axis = 0> (zero, zero, heads, v_size)
+        k_dims = Concat <axis = 0> (zero, zero, key_heads, q_size)
+        v_dims = Concat <axis = 0> (zero, zero, key_heads, v_size)
         q_split = Abs (q_dims)
+        k_split = Abs (k_dims)
         v_split = Abs (v_dims)
         q_by_row = Reshape (q, q_split)
-        k_by_row = Reshape (k, q_split)
+        k_by_row = Reshape (k, k_split)
         v_by_row = Reshape (v, v_split)
         q_by_head = Transpose <perm = [0, 2, 1, 3]> (q_by_row)
-        k_by_head = Transpose <perm = [0, 2, 3, 1]> (k_by_row)
-        v_by_head = Transpose <perm = [0, 2, 1, 3]> (v_by_row)
+        k_{name} = Transpose <perm = [0, 2, 3, 1]> (k_by_row)
+        v_{name} = Transpose <perm = [0, 2, 1, 3]> (v_by_row)
+        {again}
         q_scaled = Mul (q_by_head, factor)
         scores = MatMul (q_scaled, k_by_head)
+        output_width = Mul (v_size, heads)
     """
 
 
-def _causal(scores: str, output: str) -> str:
+def _distances(scores: str) -> str:
+    """`distance` [S, L]: how far key j stands behind query i, which stands at i + L - S."""
     return f"""
+        three = Constant <value = int64[1] {{3}}> ()
         scores_shape = Shape ({scores})
         query_count = Slice (scores_shape, two, three)
         key_count = Slice (scores_shape, three, far)
@@ -147,20 +171,44 @@ def _causal(scores: str, output: str) -> str:
         query_index = Range (nil, queries, unit)
         key_index = Range (nil, keys, unit)
         ahead = Sub (keys, queries)
-        beyond = Add (ahead, unit)
-        first_hidden = Add (query_index, beyond)
+        query_place = Add (query_index, ahead)
         upright = Constant <value = int64[2] {{-1, 1}}> ()
-        first_hidden_column = Reshape (first_hidden, upright)
-        seen = Less (key_index, first_hidden_column)
-        {output} = Where (seen, {scores}, lowest)
+        query_column = Reshape (query_place, upright)
+        distance = Sub (key_index, query_column)
     """
+
+
+def _distances_of_positions() -> str:
+    """`distance` [B, 1, longest, longest] between the positions of packed rows."""
+    return """
+        positions_more = Concat <axis = 0> (positions, zero)
+        place = Gather <axis = 0> (positions_more, index)
+        query_place_shape = Concat <axis = 0> (batch, one, length, one)
+        key_place_shape = Concat <axis = 0> (batch, one, one, length)
+        query_place = Reshape (place, query_place_shape)
+        key_place = Reshape (place, key_place_shape)
+        distance = Sub (key_place, query_place)
+    """
+
+
+def _within(window: Window, scores: str, output: str) -> str:
+    """`output` = the scores of keys within the window, by `distance`, and -inf for others."""
+    lines, before = "", scores
+    if window.before is not None:
+        before = f"{output}_before" if window.after is not None else output
+        lines += f"first_distance = Constant <value = int64 {{{-window.before}}}> ()\n"
+        lines += f"too_far_before = Less (distance, first_distance)\n{before} = Where (too_far_before, lowest, {scores})\n"
+    if window.after is not None:
+        lines += f"last_distance = Constant <value = int64 {{{window.after}}}> ()\n"
+        lines += f"too_far_after = Greater (distance, last_distance)\n{output} = Where (too_far_after, lowest, {before})\n"
+    return lines
 
 
 def _weighted_sum(weights: str, output: str) -> str:
     return f"""
         by_head = MatMul ({weights}, v_by_head)
         by_row = Transpose <perm = [0, 2, 1, 3]> (by_head)
-        joined_dims = Concat <axis = 0> (zero, zero, v_width)
+        joined_dims = Concat <axis = 0> (zero, zero, output_width)
         joined = Abs (joined_dims)
         {output} = Reshape (by_row, joined)
     """
@@ -169,7 +217,7 @@ def _weighted_sum(weights: str, output: str) -> str:
 def _unpad() -> str:
     """The output's rows of tokens: the places where `valid` holds are in the order of the packed rows."""
     return """
-        flat_shape = Concat <axis = 0> (minus_one, v_width)
+        flat_shape = Concat <axis = 0> (minus_one, output_width)
         flat_rows = Reshape (rows, flat_shape)
         flat_valid = Reshape (valid, minus_one)
         token_row = NonZero (flat_valid)

@@ -1,11 +1,11 @@
 // Attention over sequences of any length, in float32.
 //
-// The unit of work is one head of a block of at most 192 queries of one sequence. Its keys are taken in chunks that fit
-// the second-level cache: K^T is packed into panels as wide as a tile, V into contiguous rows, both with their bias
-// added. Then, a few rows of queries at a time, so that their scores stay in the first-level cache: scores, softmax,
-// weighted sum. Where all keys fit one chunk, rows are finished at once; where they do not, each row carries its
-// largest score, its sum and its output from chunk to chunk (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax", 2018).
+// The unit of work is one head of a block of at most 192 queries of one sequence, or a few heads that share their keys.
+// The keys that the block sees are taken in chunks that fit the second-level cache: K^T is packed into panels as wide
+// as a tile, V into contiguous rows, both with their bias added. Then, a few rows of queries at a time, so that their
+// scores stay in the first-level cache: scores, softmax, weighted sum, of those panels that the rows see. Where all
+// keys fit one chunk, rows are finished at once; where they do not, each row carries its largest score, its sum and its
+// output from chunk to chunk (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 
 #include "custom_ops/varlen_attention/cpu.h"
 
@@ -28,6 +28,7 @@ constexpr size_t kBlockRows = 48;       // most queries whose scores are held at
 constexpr size_t kBlockScores = 4096;   // floats of scores that are held at a time, about
 constexpr size_t kChunkFloats = 32768;  // of packed K, and of packed V
 constexpr size_t kMostChunkKeys = 512;
+constexpr size_t kMostTogether = 4;  // heads that share a packed chunk: what they carry to the next grows with them
 
 // The rows of the output for one head that see no key at all: nothing to sum, or a softmax over nothing but -inf.
 void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t head) {
@@ -97,14 +98,17 @@ struct Buffers {
   size_t chunk;         // keys
   size_t score_stride;  // floats
   size_t value_padded;  // value head size, in whole vectors
+  size_t together;      // heads that share a packed chunk
   float *keys, *values, *queries, *scores, *outputs, *largest, *sums, *keep;
   size_t floats;
 
+  // `longest`: keys that one unit sees at most.
   Buffers(const VarlenAttentionArguments& args, size_t longest) {
     value_padded = round_up(args.value_head_size, kLanes);
     const size_t fitting = kChunkFloats / larger(larger(args.head_size, value_padded), 1) / kTileColumns * kTileColumns;
     const size_t most = smaller(larger(fitting, kTileColumns), kMostChunkKeys);
     chunk = smaller(round_up(larger(longest, 1), kTileColumns), most);
+    together = smaller(args.heads / args.key_heads, kMostTogether);
     score_stride = chunk + kLanes;  // not a power of two, so that rows do not fight for the same cache lines
     floats = 0;
     place(nullptr, args.head_size);
@@ -122,10 +126,10 @@ struct Buffers {
     values = take(chunk * value_padded);
     queries = take(kBlockRows * head_size);
     scores = take(kBlockRows * score_stride);
-    outputs = take(kUnitRows * value_padded);
-    largest = take(kUnitRows);
-    sums = take(kUnitRows);
-    keep = take(kUnitRows);
+    outputs = take(together * kUnitRows * value_padded);
+    largest = take(together * kUnitRows);
+    sums = take(together * kUnitRows);
+    keep = take(together * kUnitRows);
   }
 };
 
@@ -135,14 +139,17 @@ struct Block {
   size_t head;
   size_t first, rows;   // queries, counted from the sequence's first
   size_t start, chunk;  // keys
-  size_t width;         // keys that any of the queries sees
-
-  size_t place() const { return first - unit.first; }  // of the first query within the unit
+  bool fresh;           // the queries see nothing before this chunk
+  size_t from, width;   // keys of the chunk: what any of the queries sees is in [from, width)
+  size_t place;         // of the first query in what rows carry from chunk to chunk
 };
 
-size_t seen_keys(const VarlenAttentionArguments& args, const Block& block, size_t row) {
-  const size_t visible = visible_keys(args, block.unit, block.first + row);
-  return visible > block.start ? smaller(visible - block.start, block.chunk) : 0;
+// The keys of the chunk that a query of the block sees: from and to at least `block.from`.
+Keys seen_in_chunk(const VarlenAttentionArguments& args, const Block& block, size_t row) {
+  const Keys seen = seen_keys(args, block.unit, block.first + row);
+  const size_t end = block.start + block.chunk, begin = block.start + block.from;
+  const size_t last = larger(smaller(seen.last, end), begin);
+  return {smaller(larger(seen.first, begin), last) - block.start, last - block.start};
 }
 
 const float* head_bias(const ProjectedRows& rows, size_t head, size_t width) {
@@ -154,7 +161,7 @@ void score(const VarlenAttentionArguments& args, const Block& block, const Buffe
   const size_t size = args.head_size;
   copy_rows(args.query.data + (block.unit.query_row + block.first) * args.query.stride + block.head * size,
             args.query.stride, head_bias(args.query, block.head, size), block.rows, size, buffers.queries, size);
-  for (size_t k = 0; k < block.width; k += kTileColumns) {
+  for (size_t k = block.from; k < block.width; k += kTileColumns) {
     const size_t vectors = (smaller(block.width - k, kTileColumns) + kLanes - 1) / kLanes;
     const Epilogue end{buffers.scores + k, buffers.score_stride, nullptr, nullptr, args.scale, vectors * kLanes};
     multiply({buffers.queries, size}, block.rows, {buffers.keys + k * size, kTileColumns}, size, vectors, end);
@@ -162,29 +169,33 @@ void score(const VarlenAttentionArguments& args, const Block& block, const Buffe
   const AttentionBias& bias = args.bias;
   if (bias.data == nullptr) return;
   const float* data = bias.data + block.unit.sequence * bias.batch_stride + block.head * bias.head_stride +
-                      block.first * bias.query_stride + block.start * bias.key_stride;
+                      block.first * bias.query_stride + (block.start + block.from) * bias.key_stride;
   for (size_t r = 0; r < block.rows; ++r)
-    add_bias(buffers.scores + r * buffers.score_stride, data + r * bias.query_stride, bias.key_stride, block.width);
+    add_bias(buffers.scores + r * buffers.score_stride + block.from, data + r * bias.query_stride, bias.key_stride,
+             block.width - block.from);
 }
 
 // Turns scores into weights that are not yet divided by their sum, and brings each row's largest score and sum up to
 // date, and by what the output so far must be multiplied. The loops are apart so that rows overlap in the processor.
 void weigh(const VarlenAttentionArguments& args, const Block& block, const Buffers& buffers) {
-  const size_t padded = round_up(block.width, kLanes);
-  float* largest = buffers.largest + block.place();
-  float* sums = buffers.sums + block.place();
-  float* keep = buffers.keep + block.place();
+  const size_t padded = round_up(block.width, kLanes) - block.from;
+  float* largest = buffers.largest + block.place;
+  float* sums = buffers.sums + block.place;
+  float* keep = buffers.keep + block.place;
   for (size_t r = 0; r < block.rows; ++r) {
-    const float before = block.start == 0 ? -kInfinity : largest[r];
-    largest[r] = largest_of(buffers.scores + r * buffers.score_stride, seen_keys(args, block, r), before);
+    const float before = block.fresh ? -kInfinity : largest[r];
+    const Keys seen = seen_in_chunk(args, block, r);
+    float* row = buffers.scores + r * buffers.score_stride;
+    for (size_t j = block.from; j < seen.first; ++j) row[j] = -kInfinity;
+    largest[r] = largest_of(row + block.from, seen.last - block.from, before);
     keep[r] = before == largest[r] ? 1.0f : before - largest[r];
   }
-  if (block.start > 0)
+  if (!block.fresh)
     for (size_t r = 0; r < block.rows; ++r) keep[r] = keep[r] == 1.0f ? 1.0f : hmax(exp_below_overflow(Vec(keep[r])));
   for (size_t r = 0; r < block.rows; ++r) {
-    float* scores = buffers.scores + r * buffers.score_stride;
-    const float sum = exponentiate(scores, seen_keys(args, block, r), padded, largest[r]);
-    sums[r] = block.start == 0 ? sum : sums[r] * keep[r] + sum;
+    float* row = buffers.scores + r * buffers.score_stride + block.from;
+    const float sum = exponentiate(row, seen_in_chunk(args, block, r).last - block.from, padded, largest[r]);
+    sums[r] = block.fresh ? sum : sums[r] * keep[r] + sum;
   }
 }
 
@@ -199,81 +210,123 @@ void invert(float* sums, size_t rows, bool guard) {
 // output = weights value * scale (per row), or outputs so far = outputs so far * keep + weights value.
 void sum_values(const Block& block, size_t value_size, const Buffers& buffers, bool whole, float* output,
                 size_t output_stride) {
-  const size_t place = block.place();
+  const size_t place = block.place;
+  const Matrix weights{buffers.scores + block.from, buffers.score_stride};
+  const float* values = buffers.values + block.from * buffers.value_padded;
   for (size_t c = 0; c < value_size; c += kTileColumns) {
     const size_t columns = smaller(value_size - c, kTileColumns);
-    Epilogue end{output + place * output_stride + c, output_stride, nullptr, buffers.sums + place, 1.0f, columns};
+    Epilogue end{output + c, output_stride, nullptr, buffers.sums + place, 1.0f, columns};
     if (!whole) {
-      const float* keep = block.start == 0 ? nullptr : buffers.keep + place;
+      const float* keep = block.fresh ? nullptr : buffers.keep + place;
       end = {buffers.outputs + place * buffers.value_padded + c, buffers.value_padded, keep, nullptr, 1.0f, columns};
     }
-    multiply({buffers.scores, buffers.score_stride}, block.rows, {buffers.values + c, buffers.value_padded},
-             block.width, (columns + kLanes - 1) / kLanes, end);
+    multiply(weights, block.rows, {values + c, buffers.value_padded}, block.width - block.from,
+             (columns + kLanes - 1) / kLanes, end);
   }
 }
 
 // Zeros in place of weights that are NaN, so that nothing times a NaN is added up.
 void clear_undefined(const Block& block, const Buffers& buffers) {
   for (size_t r = 0; r < block.rows; ++r) {
-    if (buffers.sums[block.place() + r] > 0.0f) continue;
+    if (buffers.sums[block.place + r] > 0.0f) continue;
     float* scores = buffers.scores + r * buffers.score_stride;
-    for (size_t j = 0; j < block.width; ++j) scores[j] = 0.0f;
+    for (size_t j = block.from; j < block.width; ++j) scores[j] = 0.0f;
   }
 }
 
-// One head of one unit.
-void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t head, const Buffers& buffers) {
+// The block of queries from `first` on, and what it sees of the chunk of keys that begins at `start`. No rows if there
+// is nothing to do.
+Block block_of(const VarlenAttentionArguments& args, const Unit& unit, size_t first, size_t height, size_t start,
+               size_t chunk) {
+  Block block{unit, 0, first, smaller(unit.last - first, height), start, chunk, true, 0, 0, 0};
+  const Keys head = seen_keys(args, unit, first), tail = seen_keys(args, unit, first + block.rows - 1);
+  // Rows that see no key at all pass through the first chunk.
+  block.fresh = larger(head.first, unit.seen.first) >= start;
+  if (head.first >= start + chunk || (tail.last <= start && !block.fresh)) {
+    block.rows = 0;
+    return block;
+  }
+  block.from = head.first > start ? (head.first - start) / kTileColumns * kTileColumns : 0;
+  block.width = larger(smaller(larger(tail.last, start), start + chunk) - start, block.from + 1);
+  return block;
+}
+
+// What rows carried from chunk to chunk, divided by their sums.
+void finish(const Buffers& buffers, size_t place, size_t rows, size_t value_size, bool guard, float* output,
+            size_t output_stride) {
+  invert(buffers.sums + place, rows, guard);
+  for (size_t r = 0; r < rows; ++r) {
+    const float* from = buffers.outputs + (place + r) * buffers.value_padded;
+    const float scale = buffers.sums[place + r];
+    for (size_t i = 0; i < value_size; ++i) output[r * output_stride + i] = scale == 0.0f ? 0.0f : from[i] * scale;
+  }
+}
+
+// Some heads of one unit, which share the head of their keys and values.
+void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t first_head, size_t last_head,
+            const Buffers& buffers) {
   const size_t size = args.head_size, value_size = args.value_head_size;
-  const size_t keys = visible_keys(args, unit, unit.last - 1);
-  if (keys == 0) return fill_unseen(args, unit, head);
-  const size_t height = smaller(larger(kBlockScores / buffers.score_stride / 12 * 12, 12), kBlockRows);
-  const bool whole = keys <= buffers.chunk;
+  const size_t shared = first_head / (args.heads / args.key_heads);
+  if (unit.seen.count() == 0) {
+    for (size_t head = first_head; head < last_head; ++head) fill_unseen(args, unit, head);
+    return;
+  }
+  const size_t in_cache = smaller(buffers.score_stride, round_up(unit.width, kTileColumns) + kTileColumns);
+  const size_t height = smaller(larger(kBlockScores / in_cache / 12 * 12, 12), kBlockRows);
+  const bool whole = unit.seen.count() <= buffers.chunk;
   const size_t output_stride = args.heads * value_size;
-  float* output = args.output + (unit.query_row + unit.first) * output_stride + head * value_size;
-  for (size_t start = 0; start < keys; start += buffers.chunk) {
-    const size_t chunk = smaller(keys - start, buffers.chunk);
-    pack_keys(args.key.data + (unit.key_row + start) * args.key.stride + head * size, args.key.stride,
-              head_bias(args.key, head, size), chunk, size, buffers.keys);
-    copy_rows(args.value.data + (unit.key_row + start) * args.value.stride + head * value_size, args.value.stride,
-              head_bias(args.value, head, value_size), chunk, value_size, buffers.values, buffers.value_padded);
-    for (size_t first = unit.first; first < unit.last; first += height) {
-      Block block{unit, head, first, smaller(unit.last - first, height), start, chunk, 0};
-      block.width = seen_keys(args, block, block.rows - 1);
-      if (block.width == 0 && start > 0) continue;  // later chunks are hidden from these queries
-      block.width = larger(block.width, 1);
-      score(args, block, buffers);
-      weigh(args, block, buffers);
-      if (whole) {
-        if (args.guard) clear_undefined(block, buffers);
-        invert(buffers.sums + block.place(), block.rows, args.guard);
+  const auto output_of = [&](size_t query, size_t head) {
+    return args.output + (unit.query_row + query) * output_stride + head * value_size;
+  };
+  for (size_t start = unit.seen.first; start < unit.seen.last; start += buffers.chunk) {
+    const size_t chunk = smaller(unit.seen.last - start, buffers.chunk);
+    pack_keys(args.key.data + (unit.key_row + start) * args.key.stride + shared * size, args.key.stride,
+              head_bias(args.key, shared, size), chunk, size, buffers.keys);
+    copy_rows(args.value.data + (unit.key_row + start) * args.value.stride + shared * value_size, args.value.stride,
+              head_bias(args.value, shared, value_size), chunk, value_size, buffers.values, buffers.value_padded);
+    for (size_t head = first_head; head < last_head; ++head) {
+      for (size_t first = unit.first; first < unit.last; first += height) {
+        Block block = block_of(args, unit, first, height, start, chunk);
+        if (block.rows == 0) continue;
+        block.head = head;
+        block.place = (head - first_head) * kUnitRows + first - unit.first;
+        score(args, block, buffers);
+        weigh(args, block, buffers);
+        if (whole) {
+          if (args.guard) clear_undefined(block, buffers);
+          invert(buffers.sums + block.place, block.rows, args.guard);
+        }
+        sum_values(block, value_size, buffers, whole, output_of(first, head), output_stride);
       }
-      sum_values(block, value_size, buffers, whole, output, output_stride);
     }
   }
   if (whole) return;
-  const size_t rows = unit.last - unit.first;
-  invert(buffers.sums, rows, args.guard);
-  for (size_t r = 0; r < rows; ++r) {
-    const float* from = buffers.outputs + r * buffers.value_padded;
-    const float scale = buffers.sums[r];
-    for (size_t i = 0; i < value_size; ++i) output[r * output_stride + i] = scale == 0.0f ? 0.0f : from[i] * scale;
-  }
+  for (size_t head = first_head; head < last_head; ++head)
+    finish(buffers, (head - first_head) * kUnitRows, unit.last - unit.first, value_size, args.guard,
+           output_of(unit.first, head), output_stride);
 }
 
 }  // namespace
 
 void varlen_attention(const VarlenAttentionArguments& args, const Parallel& parallel) {
   const std::vector<Unit> units = cut_into_units(args);
-  const std::vector<Task> tasks = group_into_tasks(units, args.heads);
+  const std::vector<Task> tasks = group_into_tasks(units, args.heads, args.key_heads);
   size_t longest = 0;
-  for (const Unit& unit : units) longest = larger(longest, unit.keys);
+  for (const Unit& unit : units) longest = larger(longest, unit.seen.count());
   const Buffers layout(args, longest);
+  const size_t group = args.heads / args.key_heads;
   parallel(tasks.size(), [&](size_t t) {
     Buffers buffers = layout;
     buffers.place(scratch(layout.floats), args.head_size);
     const Task& task = tasks[t];
-    for (size_t u = task.first_unit; u < task.last_unit; ++u)
-      for (size_t h = task.first_head; h < task.last_head; ++h) attend(args, units[u], h, buffers);
+    for (size_t u = task.first_unit; u < task.last_unit; ++u) {
+      for (size_t h = task.first_head; h < task.last_head;) {
+        const size_t end_of_group = (h / group + 1) * group;
+        const size_t end = smaller(smaller(h + buffers.together, end_of_group), task.last_head);
+        attend(args, units[u], h, end, buffers);
+        h = end;
+      }
+    }
   });
 }
 

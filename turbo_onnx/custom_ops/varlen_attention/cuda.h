@@ -12,14 +12,14 @@ class CudaVarlenAttention {
   using Signature = signature::VarlenAttention;
   using Out = Signature::Out;
 
-  explicit CudaVarlenAttention(const Signature::Attributes& attributes)
-      : attributes_(attributes), heads_(VarlenAttention::heads(attributes)) {}
+  explicit CudaVarlenAttention(const Signature::Attributes& attributes) : attributes_(attributes), form_(attributes) {}
 
   void compute(const Context& context, const cuda::Kernels& kernels) const {
-    const VarlenAttentionOperands operands(context, heads_);
+    const VarlenAttentionOperands operands(context, form_);
     const Tensor& bias = operands.attention_bias;
     const bool packed = operands.cu_seqlens.present;
     const bool joined = !operands.key.present;
+    const bool window = form_.window.by_distance();
     const size_t* strides = operands.bias_strides;
     const bool bias_by_query = bias && bias.shape[2] != 1;
     const bool bias_by_key = bias && (bias.shape[3] != 1 || operands.key_rows == 1);
@@ -29,12 +29,15 @@ class CudaVarlenAttention {
     const auto key = cuda::Key("varlen_attention")
                          .type(operands.query.type)
                          .type(bias ? bias.type : operands.query.type)
-                         .value("heads", heads_)
+                         .value("heads", form_.heads)
+                         .value("kv_heads", form_.key_heads)
                          .value("head", operands.head_size)
                          .value("value", operands.value_head_size)
                          .value("joined", joined)
                          .value("packed", packed)
-                         .value("causal", attributes_.causal != 0)
+                         .value("causal", form_.window.causal())
+                         .value("window", window)
+                         .value("positions", window && operands.positions.present)
                          .value("guard", attributes_.guard != 0)
                          .value("bias", operands.bias.present)
                          .value("attention_bias", bias.present)
@@ -45,13 +48,14 @@ class CudaVarlenAttention {
       const uint64_t rows = operands.query_rows;
       const uint64_t tiles =
           packed ? rows / tile.x + operands.sequences : operands.sequences * cuda::tiles(rows, tile.x);
-      return cuda::Grid{rows == 0 ? 0 : tiles, heads_};
+      return cuda::Grid{rows == 0 ? 0 : tiles, form_.heads};
     };
     kernels.launch(context.stream(), key, grid, operands.query.data, operands.key.data, operands.value.data,
-                   operands.bias.data, operands.cu_seqlens.data, bias.data, output,
+                   operands.bias.data, operands.cu_seqlens.data, bias.data, operands.positions.data, output,
                    count(operands.sequences, "sequences"), count(operands.query_rows, "rows of queries"),
-                   count(operands.key_rows, "rows of keys"), static_cast<int64_t>(strides[0]),
-                   static_cast<int64_t>(strides[1]), static_cast<int64_t>(strides[2]), attributes_.scale);
+                   count(operands.key_rows, "rows of keys"), reach(form_.window.before), reach(form_.window.after),
+                   static_cast<int64_t>(strides[0]), static_cast<int64_t>(strides[1]), static_cast<int64_t>(strides[2]),
+                   attributes_.scale);
   }
 
  private:
@@ -65,8 +69,11 @@ class CudaVarlenAttention {
     return static_cast<int32_t>(number);
   }
 
+  // No two rows are farther apart than there may be rows, so that this is without an end.
+  static int32_t reach(size_t bound) { return static_cast<int32_t>(bound < kMost ? bound : kMost); }
+
   Signature::Attributes attributes_;
-  size_t heads_;
+  VarlenAttentionForm form_;
 };
 
 }  // namespace turbo_onnx

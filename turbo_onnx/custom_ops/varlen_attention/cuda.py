@@ -10,6 +10,7 @@ from typing import NamedTuple
 from turbo_onnx.custom_ops.cuda.sizes import known, power_of_two
 from turbo_onnx.custom_ops.cuda.targets import shared_limit
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
+from turbo_onnx.custom_ops.varlen_attention.window import key_heads, window_of
 from turbo_onnx.errors import Reject
 
 _KERNEL = "turbo_onnx.custom_ops.varlen_attention.flash_attention"
@@ -96,18 +97,26 @@ def variants(use: Use, capability: int) -> list[Variant]:
     """
     joined = not use.has("key")
     heads = int(use.attributes["num_heads"])
-    width = known(use, "query", -1) // (3 if joined else 1)
-    value_width = width if joined else known(use, "value", -1)
-    if width % heads or value_width % heads:
-        raise Reject("widths {} and {} are not multiples of {} heads", width, value_width, heads)
-    head, value = width // heads, value_width // heads
+    try:
+        shared, window = key_heads(use.attributes), window_of(use.attributes)
+    except ValueError as error:
+        raise Reject(str(error)) from error
+    width, parts = known(use, "query", -1), heads + 2 * shared if joined else heads
+    value_width, value_parts = (width, parts) if joined else (known(use, "value", -1), shared)
+    if width % parts or value_width % value_parts:
+        raise Reject(
+            "widths {} and {} are not multiples of {} and {} heads", width, value_width, parts, value_parts
+        )
+    head, value = width // parts, value_width // value_parts
     if not 0 < head <= _LARGEST_HEAD or not 0 < value <= _LARGEST_HEAD:
         raise Reject("heads of {} and {} columns are not between 1 and {}", head, value, _LARGEST_HEAD)
-    sizes = {"heads": heads, "head": head, "value": value}
+    sizes = {"heads": heads, "kv_heads": shared, "head": head, "value": value}
     flags = {
         "joined": joined,
         "packed": use.has("cu_seqlens"),
-        "causal": bool(use.attributes["causal"]),
+        "causal": window.causal,
+        "window": window.by_distance,
+        "positions": window.by_distance and use.has("positions"),
         "guard": bool(use.attributes["guard"]),
         "bias": use.has("bias"),
         "attention_bias": use.has("attention_bias"),
@@ -143,7 +152,7 @@ def _variant(
     element, of_bias = elements
     block_head, block_value = (max(power_of_two(sizes[name]), 16) for name in ("head", "value"))
     block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
-    rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "output")
+    rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "positions", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
     # From 9.0 on one loop goes over all keys and masks where it must, so that the last keys are read ahead like others.
     # Before, such a branch makes Triton move scores through shared memory: keys that all see have a loop of their own.
@@ -153,8 +162,8 @@ def _variant(
         module=_KERNEL,
         function="varlen_attention",
         arguments=dict.fromkeys(rows, pointer(element))
-        | {"cu_seqlens": "*i32", "attention_bias": pointer(of_bias)}
-        | dict.fromkeys(("sequences", "query_rows", "key_rows"), "i32")
+        | {"cu_seqlens": "*i32", "attention_bias": pointer(of_bias), "positions": "*i64"}
+        | dict.fromkeys(("sequences", "query_rows", "key_rows", "window_before", "window_after"), "i32")
         | dict.fromkeys(("bias_batch_stride", "bias_head_stride", "bias_query_stride"), "i64")
         | {"scale": "fp32"},
         constants=constants,

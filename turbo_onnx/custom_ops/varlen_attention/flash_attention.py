@@ -25,6 +25,7 @@ import triton.language as tl
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _SEARCH = tl.constexpr(128)  # sequences that are looked at in one step of the search
+_FAR = tl.constexpr(1 << 30)  # positions of one sequence are less than this apart
 
 
 @triton.jit
@@ -97,6 +98,44 @@ def _hide(scores, left, ahead, CAUSAL: tl.constexpr, BLOCK_QUERIES: tl.constexpr
 
 
 @triton.jit
+def _from(base, positions):
+    """How far positions are from `base`, in 32 bits. What is as far as _FAR is told from what is nearer only."""
+    return tl.minimum(tl.maximum(positions - base, -_FAR), _FAR).to(tl.int32)
+
+
+@triton.jit
+def _reach(positions, base, rows, before, after, POSITIONS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
+    """The first and the last position that each query sees, counted from that of the first query.
+
+    Where there are no positions, rows stand side by side. No sum is beyond int32: `before` and `after` are less than
+    2^31 by more than a tile's rows.
+    """
+    row = tl.arange(0, BLOCK_QUERIES)
+    if POSITIONS:
+        at = tl.load(positions + row, mask=row < rows, other=0)
+        low = _from(base, at - before)
+        high = _from(base, at + after)
+    else:
+        low = row - before
+        high = row + after
+    return low, high
+
+
+@triton.jit
+def _hide_outside(scores, low, high, left, positions, base, start, ahead, POSITIONS: tl.constexpr,
+                  BLOCK_KEYS: tl.constexpr):  # fmt: skip
+    """-inf for the keys of a block that stand outside of low … high, for each query, and for those from `left` on."""
+    column = tl.arange(0, BLOCK_KEYS)
+    if POSITIONS:
+        at = _from(base, tl.load(positions + start + column, mask=column < left, other=0))
+    else:
+        at = column + (start - ahead)
+    at = tl.where(column < left, at, 2147483647)  # more than `high` is
+    seen = (at[None, :] >= low[:, None]) & (at[None, :] <= high[:, None])
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
 def _attend(
     largest,
     total,
@@ -105,6 +144,10 @@ def _attend(
     key,
     value,
     attention_bias,
+    positions,
+    low,
+    high,
+    base,
     bias_stride,
     first,
     last,
@@ -118,6 +161,8 @@ def _attend(
     KEY_STRIDE: tl.constexpr,
     VALUE_STRIDE: tl.constexpr,
     CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
     ATTENTION_BIAS: tl.constexpr,
     BIAS_BY_QUERY: tl.constexpr,
     BIAS_BY_KEY: tl.constexpr,
@@ -132,7 +177,9 @@ def _attend(
     """Takes the keys in [first, last) into account. Without MASKED they are whole blocks that every query sees.
 
     query is [BLOCK_QUERIES, BLOCK_HEAD] with `rows` real rows, of which row i sees the keys up to i + ahead if CAUSAL;
-    key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks.
+    key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks. With
+    a WINDOW each query sees what is from its `low` to its `high`, counted from `base` where there are POSITIONS, which
+    point to those of the keys, and else from key `ahead`.
     scale is the node's where there is an ATTENTION_BIAS; otherwise it is positive, and what comes out are powers of 2.
     """
     for start in tl.range(first, last, BLOCK_KEYS, num_stages=STAGES):
@@ -145,7 +192,9 @@ def _attend(
             scores = scores * scale + _load_bias(
                 added, bias_stride, rows, left, BLOCK_QUERIES, BLOCK_KEYS, BIAS_BY_QUERY, BIAS_BY_KEY, MASKED
             )
-        if MASKED and ONE_LOOP:
+        if WINDOW:
+            scores = _hide_outside(scores, low, high, left, positions, base, start, ahead, POSITIONS, BLOCK_KEYS)
+        elif MASKED and ONE_LOOP:
             if start >= whole:
                 scores = _hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
         elif MASKED:
@@ -153,14 +202,14 @@ def _attend(
         before = largest
         largest = tl.maximum(before, tl.max(scores, 1))
         # A query that has seen nothing but -inf must not subtract it from itself.
-        base = tl.where(largest == float("-inf"), 0.0, largest)
+        least = tl.where(largest == float("-inf"), 0.0, largest)
         if ATTENTION_BIAS:
             # Subtracted first: times log2(e), a bias of float32's lowest value would be -inf.
-            weights = tl.exp2((scores - base[:, None]) * _LOG2_E)
-            keep = tl.exp2((before - base) * _LOG2_E)
+            weights = tl.exp2((scores - least[:, None]) * _LOG2_E)
+            keep = tl.exp2((before - least) * _LOG2_E)
         else:
-            weights = tl.exp2(scores * scale - (base * scale)[:, None])
-            keep = tl.exp2((before - base) * scale)
+            weights = tl.exp2(scores * scale - (least * scale)[:, None])
+            keep = tl.exp2((before - least) * scale)
         total = total * keep + tl.sum(weights, 1)
         v = _load_rows(value + begin * VALUE_STRIDE, left, VALUE_STRIDE, VALUE, BLOCK_KEYS, BLOCK_VALUE, MASKED)
         weighted = tl.dot(weights.to(v.dtype), v, weighted * keep[:, None], input_precision="ieee")
@@ -175,20 +224,26 @@ def varlen_attention(
     bias,
     cu_seqlens,
     attention_bias,
+    positions,
     output,
     sequences,
     query_rows,
     key_rows,
+    window_before,
+    window_after,
     bias_batch_stride,
     bias_head_stride,
     bias_query_stride,
     scale,
     HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     VALUE: tl.constexpr,
     JOINED: tl.constexpr,
     PACKED: tl.constexpr,
     CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
     GUARD: tl.constexpr,
     BIAS: tl.constexpr,
     ATTENTION_BIAS: tl.constexpr,
@@ -203,12 +258,15 @@ def varlen_attention(
 ):
     """Output = softmax(scale * query key^T + attention_bias) value, for each head of each sequence.
 
-    query, key and value are rows of HEADS * HEAD, HEADS * HEAD and HEADS * VALUE columns. Where JOINED, query holds all
-    three side by side, and the others are not read. query_rows and key_rows are those of one sequence, or of all where
-    PACKED: then cu_seqlens [sequences + 1] says where each starts, and whatever it holds, no memory outside of the
-    tensors is touched. bias is [2 * HEADS * HEAD + HEADS * VALUE], for the columns of query, key and value. The
+    query, key and value are rows of HEADS * HEAD, KV_HEADS * HEAD and KV_HEADS * VALUE columns; HEADS / KV_HEADS heads
+    of the queries share one of keys and values. Where JOINED, query holds all three side by side, and the others are
+    not read. query_rows and key_rows are those of one sequence, or of all where PACKED: then cu_seqlens
+    [sequences + 1] says where each starts. bias is for the columns of query, key and value, one after the other. The
     attention bias has strides in elements; BIAS_BY_QUERY and BIAS_BY_KEY say whether it has values of its own for each
-    query and each key, and those of the keys are neighbours. GUARD: a row without a softmax is 0 instead of NaN.
+    query and each key, and those of the keys are neighbours. With a WINDOW a query sees the keys that stand at most
+    window_before before it and window_after after it, by their POSITIONS [rows], or else by their order. GUARD: a row
+    without a softmax is 0 instead of NaN. Whatever cu_seqlens and positions hold, no memory outside of the tensors is
+    touched.
     """
     head = tl.program_id(1)
     if PACKED:
@@ -236,16 +294,20 @@ def varlen_attention(
     query_begin += first
 
     QUERY_WIDTH: tl.constexpr = HEADS * HEAD
-    VALUE_WIDTH: tl.constexpr = HEADS * VALUE
-    KEY_STRIDE: tl.constexpr = 3 * QUERY_WIDTH if JOINED else QUERY_WIDTH
-    VALUE_STRIDE: tl.constexpr = 3 * QUERY_WIDTH if JOINED else VALUE_WIDTH
+    KEY_WIDTH: tl.constexpr = KV_HEADS * HEAD
+    VALUE_WIDTH: tl.constexpr = KV_HEADS * VALUE
+    OUTPUT_WIDTH: tl.constexpr = HEADS * VALUE
+    QUERY_STRIDE: tl.constexpr = QUERY_WIDTH + 2 * KEY_WIDTH if JOINED else QUERY_WIDTH
+    KEY_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else KEY_WIDTH
+    VALUE_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else VALUE_WIDTH
+    shared = head // (HEADS // KV_HEADS)
     if JOINED:
         key = query + QUERY_WIDTH
-        value = query + 2 * QUERY_WIDTH
-    key += key_begin * KEY_STRIDE + head * HEAD
-    value += key_begin * VALUE_STRIDE + head * VALUE
-    query += query_begin * KEY_STRIDE + head * HEAD
-    q = _load_rows(query, rows, KEY_STRIDE, HEAD, BLOCK_QUERIES, BLOCK_HEAD, True)
+        value = query + (QUERY_WIDTH + KEY_WIDTH)
+    key += key_begin * KEY_STRIDE + shared * HEAD
+    value += key_begin * VALUE_STRIDE + shared * VALUE
+    query += query_begin * QUERY_STRIDE + head * HEAD
+    q = _load_rows(query, rows, QUERY_STRIDE, HEAD, BLOCK_QUERIES, BLOCK_HEAD, True)
 
     largest = tl.full([BLOCK_QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_QUERIES], tl.float32)
@@ -256,9 +318,8 @@ def varlen_attention(
         # the keys adds q b to all scores of a query, which its softmax does not see, unless q b is not finite: then
         # total becomes NaN. That of the values passes through the weighted mean, and is added to the result.
         column = tl.arange(0, BLOCK_HEAD)
-        bias += head * HEAD
-        exact += tl.load(bias + column, mask=column < HEAD, other=0.0).to(tl.float32)[None, :]
-        shift = tl.load(bias + QUERY_WIDTH + column, mask=column < HEAD, other=0.0).to(tl.float32)
+        exact += tl.load(bias + head * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)[None, :]
+        shift = tl.load(bias + QUERY_WIDTH + shared * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)
         total += 0.0 * tl.sum(exact * shift[None, :], 1)
     if ATTENTION_BIAS:
         rate = scale
@@ -278,37 +339,54 @@ def varlen_attention(
         seen = tl.minimum(keys, ahead + BLOCK_QUERIES)
         whole = tl.minimum(keys, tl.maximum(ahead + 1, 0))
     whole = whole // BLOCK_KEYS * BLOCK_KEYS
+    begin_key = 0
+    base = tl.full([], 0, tl.int64)
+    low = 0
+    high = 0
+    if WINDOW:  # Rows are never nearer in positions than in their order, which bounds the blocks.
+        begin_key = tl.where(ahead > window_before, ahead - window_before, 0) // BLOCK_KEYS * BLOCK_KEYS
+        behind = ahead + BLOCK_QUERIES
+        seen = tl.where(window_after < keys - behind, behind + window_after, keys)
+        whole = begin_key
+        if POSITIONS:
+            base = tl.load(positions + query_begin)
+        low, high = _reach(
+            positions + query_begin, base, rows, window_before, window_after, POSITIONS, BLOCK_QUERIES
+        )
+        if POSITIONS:
+            positions += key_begin
     if ONE_LOOP:
         # Done once or, where there is nothing to see, not at all. As a loop, in which the queries change, it lets the
         # tensor cores read them from shared memory, though they were computed; and as the loop over keys is never
         # skipped in here, its last product need not be waited for at once. Without both, ptxas lets the tensor cores of
         # 9.0 finish every instruction before the next.
-        for _ in tl.range(0, tl.minimum(seen, 1)):
+        for _ in tl.range(0, tl.minimum(seen - begin_key, 1)):
             largest, total, weighted = _attend(
-                largest, total, weighted, q, key, value, attention_bias, bias_query_stride.to(tl.int32),
-                0, seen, whole, rows, keys, ahead, rate, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, ATTENTION_BIAS,
-                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
+                largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
+                bias_query_stride.to(tl.int32), begin_key, seen, whole, rows, keys, ahead, rate, HEAD, VALUE, KEY_STRIDE,
+                VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES,
+                BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
             )  # fmt: skip
             q = tl.zeros_like(q)
     else:
-        for MASKED in tl.static_range(2):
+        for MASKED in tl.static_range(1 if WINDOW else 0, 2):
             largest, total, weighted = _attend(
-                largest, total, weighted, q, key, value, attention_bias, bias_query_stride.to(tl.int32),
-                whole if MASKED else 0, seen if MASKED else whole, whole, rows, keys, ahead, rate, HEAD, VALUE,
-                KEY_STRIDE, VALUE_STRIDE, CAUSAL, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS,
-                BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP, STAGES,
+                largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
+                bias_query_stride.to(tl.int32), whole if MASKED else 0, seen if MASKED else whole, whole, rows, keys,
+                ahead, rate, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS,
+                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP, STAGES,
             )  # fmt: skip
 
     result = weighted * (1.0 / total)[:, None]
     column = tl.arange(0, BLOCK_VALUE)[None, :]
     if BIAS:
-        shift = bias + 2 * QUERY_WIDTH + head * (VALUE - HEAD) + column
+        shift = bias + (QUERY_WIDTH + KEY_WIDTH) + shared * VALUE + column
         result += tl.load(shift, mask=column < VALUE, other=0.0).to(tl.float32)
     undefined = tl.where(GUARD or keys == 0, 0.0, float("nan"))
     result = tl.where((total > 0.0)[:, None], result, undefined)
     row = tl.arange(0, BLOCK_QUERIES)[:, None]
     tl.store(
-        output + query_begin * VALUE_WIDTH + head * VALUE + row * VALUE_WIDTH + column,
+        output + query_begin * OUTPUT_WIDTH + head * VALUE + row * OUTPUT_WIDTH + column,
         result.to(output.dtype.element_ty),
         mask=(row < rows) & (column < VALUE),
     )

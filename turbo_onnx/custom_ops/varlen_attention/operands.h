@@ -4,6 +4,7 @@
 #include "custom_ops/ort/cu_seqlens.h"
 #include "custom_ops/ort/operator.h"
 #include "custom_ops/ort/signatures.h"
+#include "custom_ops/varlen_attention/form.h"
 
 namespace turbo_onnx {
 
@@ -11,34 +12,45 @@ namespace turbo_onnx {
 struct VarlenAttentionOperands {
   using In = signature::VarlenAttention::In;
 
-  Tensor query, key, value, bias, cu_seqlens, attention_bias;
+  Tensor query, key, value, bias, cu_seqlens, attention_bias, positions;
   size_t heads, head_size, value_head_size;
+  size_t key_columns, value_columns;  // where keys and values begin, in the bias and in Q | K | V
   size_t sequences;
   size_t query_rows, key_rows;  // of one sequence; of all where there is cu_seqlens
   size_t bias_strides[4] = {};  // elements of attention_bias, by axis: 0 where it broadcasts
   Shape output;
 
-  VarlenAttentionOperands(const Context& context, size_t num_heads)
+  VarlenAttentionOperands(const Context& context, const VarlenAttentionForm& form)
       : query(context.input(In::query)),
         key(context.input(In::key)),
         value(context.input(In::value)),
         bias(context.input(In::bias)),
         cu_seqlens(context.input(In::cu_seqlens)),
         attention_bias(context.input(In::attention_bias)),
-        heads(num_heads) {
+        positions(context.input(In::positions)),
+        heads(form.heads) {
     check_rows();
+    const size_t shared = form.key_heads;
     const size_t whole = query.last_dimension();
-    const size_t width = key ? whole : whole / 3;
-    const size_t value_width = value ? value.last_dimension() : width;
-    require(key ? key.last_dimension() == width : whole == 3 * width, "query has shape ", query.shape,
-            key ? " and key another width" : ", whose width is not three times that of a projection");
-    require(width % heads == 0 && value_width % heads == 0, "widths ", width, " and ", value_width,
-            " are not multiples of num_heads = ", heads);
-    head_size = width / heads;
-    value_head_size = value_width / heads;
-    require_vector(bias, "bias", 2 * width + value_width);
+    head_size = whole / (key ? heads : heads + 2 * shared);
+    value_head_size = value ? value.last_dimension() / shared : head_size;
+    if (key) {
+      const size_t width = key.last_dimension(), value_width = value.last_dimension();
+      require(whole % heads == 0 && width % shared == 0 && value_width % shared == 0, "widths ", whole, ", ", width,
+              " and ", value_width, " are not multiples of ", heads, ", ", shared, " and ", shared, " heads");
+      require(width == shared * head_size, "query has shape ", query.shape, " and key ", key.shape,
+              ", whose heads have another width");
+    } else {
+      require(whole == (heads + 2 * shared) * head_size, "query has shape ", query.shape,
+              ", whose width is not that of ", heads, " heads of queries and ", shared, " of keys and of values");
+    }
+    key_columns = heads * head_size;
+    value_columns = key_columns + shared * head_size;
+    require_vector(bias, "bias", value_columns + shared * value_head_size);
     output = query.shape;
-    output.back() = static_cast<int64_t>(value_width);
+    output.back() = static_cast<int64_t>(heads * value_head_size);
+    require(cu_seqlens || !positions, "positions cannot be there without cu_seqlens");
+    require_vector(positions, "positions", query.count(0, 1));
     if (cu_seqlens) {
       require(!attention_bias, "attention_bias cannot be there together with cu_seqlens");
       sequences = count_sequences(cu_seqlens);

@@ -9,23 +9,25 @@ class VarlenAttention {
   using Signature = signature::VarlenAttention;
   using Out = Signature::Out;
 
-  explicit VarlenAttention(const Signature::Attributes& attributes)
-      : attributes_(attributes), heads_(heads(attributes)) {}
+  explicit VarlenAttention(const Signature::Attributes& attributes) : attributes_(attributes), form_(attributes) {}
 
   void compute(const Context& context, const Kernels& kernels) const {
-    const VarlenAttentionOperands operands(context, heads_);
+    const VarlenAttentionOperands operands(context, form_);
     const Tensor& query = operands.query;
     const Tensor& key = operands.key;
     const Tensor& value = operands.value;
     if (operands.cu_seqlens) require_cu_seqlens(operands.cu_seqlens, operands.query_rows);
+    if (operands.positions) require_ascending(operands.positions, operands.cu_seqlens);
 
     VarlenAttentionArguments args{};
-    args.heads = heads_;
+    args.heads = form_.heads;
+    args.key_heads = form_.key_heads;
     args.head_size = operands.head_size;
     args.value_head_size = operands.value_head_size;
     args.scale = attributes_.scale;
-    args.causal = attributes_.causal != 0;
     args.guard = attributes_.guard != 0;
+    args.window = form_.window;
+    args.positions = form_.window.by_distance() ? operands.positions.as<int64_t>() : nullptr;
     args.cu_seqlens = operands.cu_seqlens.as<int32_t>();
     args.batch = operands.sequences;
     args.query_length = operands.query_rows;
@@ -33,26 +35,31 @@ class VarlenAttention {
     const size_t* strides = operands.bias_strides;
     args.bias = {operands.attention_bias.as<float>(), strides[0], strides[1], strides[2], strides[3]};
 
-    const size_t width = heads_ * operands.head_size;
+    const size_t key_columns = operands.key_columns, value_columns = operands.value_columns;
     const float* q = query.as<float>();
     const float* b = operands.bias.as<float>();
     args.query = {q, query.last_dimension(), b};
-    args.key = {key ? key.as<float>() : q + width, (key ? key : query).last_dimension(), b ? b + width : nullptr};
-    args.value = {value ? value.as<float>() : q + 2 * width, (value ? value : query).last_dimension(),
-                  b ? b + 2 * width : nullptr};
+    args.key = {key ? key.as<float>() : q + key_columns, (key ? key : query).last_dimension(),
+                b ? b + key_columns : nullptr};
+    args.value = {value ? value.as<float>() : q + value_columns, (value ? value : query).last_dimension(),
+                  b ? b + value_columns : nullptr};
     args.output = context.output<float>(Out::output, operands.output);
     kernels.varlen_attention(args, context.parallel());
   }
 
-  // The number of heads, checked.
-  static size_t heads(const Signature::Attributes& attributes) {
-    require(attributes.num_heads > 0, "num_heads is ", attributes.num_heads, ", but must be positive");
-    return static_cast<size_t>(attributes.num_heads);
+ private:
+  // The kernel trusts that two rows of a sequence are at least as far apart in positions as in rows.
+  static void require_ascending(const Tensor& positions, const Tensor& cu_seqlens) {
+    const int64_t* at = positions.as<int64_t>();
+    const int32_t* bounds = cu_seqlens.as<int32_t>();
+    for (size_t b = 0; b + 1 < cu_seqlens.count(); ++b)
+      for (int32_t i = bounds[b] + 1; i < bounds[b + 1]; ++i)
+        require(at[i] > at[i - 1], "positions has ", at[i], " after ", at[i - 1],
+                ", but must be strictly ascending within each sequence");
   }
 
- private:
   Signature::Attributes attributes_;
-  size_t heads_;
+  VarlenAttentionForm form_;
 };
 
 }  // namespace turbo_onnx

@@ -7,15 +7,15 @@ one operator `VarlenAttention` and leave absent inputs empty.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
 
 from turbo_onnx.custom_ops.bodies import function
-from turbo_onnx.custom_ops.specification import Array, Attribute, Attributes, Dims, Operand, OperatorSpec
+from turbo_onnx.custom_ops.specification import Attribute, Attributes, Dims, Operand, OperatorSpec
 from turbo_onnx.custom_ops.varlen_attention.body import body_text
+from turbo_onnx.custom_ops.varlen_attention.reference import reference
+from turbo_onnx.custom_ops.varlen_attention.window import key_heads
 
 _TYPES = ("tensor(float)", "tensor(float16)", "tensor(bfloat16)", "tensor(double)")
 _INPUTS = (
@@ -24,11 +24,11 @@ _INPUTS = (
         "T",
         "[T, H*D] or [B, S, H*D]",
         "The queries, column h*D+d for dimension d of head h. Without key and value it holds all three side by side, "
-        "Q | K | V, and is three times as wide.",
+        "Q | K | V, in (H + 2*G) * D columns.",
     ),
-    Operand("key", "T", "[T, H*D] or [B, L, H*D]", "The keys.", optional=True),
-    Operand("value", "T", "[T, H*Dv] or [B, L, H*Dv]", "The values.", optional=True),
-    Operand("bias", "T", "[2*H*D + H*Dv]", "Added to Q | K | V before anything else.", optional=True),
+    Operand("key", "T", "[T, G*D] or [B, L, G*D]", "The keys.", optional=True),
+    Operand("value", "T", "[T, G*Dv] or [B, L, G*Dv]", "The values.", optional=True),
+    Operand("bias", "T", "[H*D + G*D + G*Dv]", "Added to Q | K | V before anything else.", optional=True),
     Operand(
         "cu_seqlens",
         "tensor(int32)",
@@ -45,13 +45,28 @@ _INPUTS = (
         "Only where there is no cu_seqlens.",
         optional=True,
     ),
+    Operand(
+        "positions",
+        "tensor(int64)",
+        "[T]",
+        "Where each row stands in its sequence, strictly ascending within it and less than 2^30 apart, for the distances "
+        "that windows are about. Only with cu_seqlens; without it the rows of a sequence stand side by side.",
+        optional=True,
+    ),
 )
 _OUTPUTS = (Operand("output", "T", "[T, H*Dv] or [B, S, H*Dv]", "One row for each query."),)
 _ATTRIBUTES = (
     Attribute("num_heads", None, "H.", int),
     Attribute("scale", None, "What the product of query and key is multiplied with.", float),
-    Attribute("causal", 0, "1: query i sees the keys j <= i + L - S only (S = L within a packed sequence)."),
+    Attribute("causal", 0, "1: no query sees keys that stand behind it."),
     Attribute("guard", 0, "1: a row whose softmax is NaN, since all its scores are -inf, gives zeros."),
+    Attribute(
+        "kv_num_heads",
+        0,
+        "G, of which H is a multiple: head h of the queries reads head h // (H / G) of keys and values. 0: H.",
+    ),
+    Attribute("window_before", -1, "How many positions before its own a query sees. -1: all."),
+    Attribute("window_after", -1, "How many positions after its own a query sees, where causal is 0. -1: all."),
 )
 
 
@@ -59,58 +74,16 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
     return function("VarlenAttention", _INPUTS, _OUTPUTS, _ATTRIBUTES, opset, body_text(opset, present, attributes))
 
 
-def _reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[Array, ...]:
-    query, key, value, bias, cu_seqlens, attention_bias = inputs
-    assert query is not None
-    if key is None or value is None:
-        q, k, v = np.split(query.astype(np.float64), 3, axis=-1)
-    else:
-        q, k, v = (rows.astype(np.float64) for rows in (query, key, value))
-    if bias is not None:
-        width = q.shape[-1]
-        bias = bias.astype(np.float64)
-        q, k, v = q + bias[:width], k + bias[width : 2 * width], v + bias[2 * width :]
-    if cu_seqlens is not None:
-        output = np.zeros((q.shape[0], v.shape[-1]))
-        for start, end in itertools.pairwise(cu_seqlens):
-            rows = slice(int(start), int(end))
-            output[rows] = _attend(q[None, rows], k[None, rows], v[None, rows], None, attributes)[0]
-    else:
-        output = _attend(q, k, v, attention_bias, attributes)
-    return (output.astype(query.dtype),)
-
-
-def _attend(q: Array, k: Array, v: Array, attention_bias: Array | None, attributes: Attributes) -> Array:
-    """Attention in float64: q [B, S, H*D], k [B, L, H*D], v [B, L, H*Dv] -> [B, S, H*Dv]."""
-    heads = int(attributes["num_heads"])
-
-    def split(rows: Array) -> Array:
-        batch, length, width = rows.shape
-        return rows.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
-
-    (batch, queries, _), keys = q.shape, k.shape[1]
-    if keys == 0:
-        return np.zeros((batch, queries, v.shape[-1]))
-    scores = split(q) @ split(k).swapaxes(-1, -2) * np.float64(np.float32(attributes["scale"]))
-    if attention_bias is not None:
-        scores = scores + attention_bias
-    if attributes.get("causal", 0):
-        seen = np.arange(keys) <= np.arange(queries)[:, None] + (keys - queries)
-        scores = np.where(seen, scores, -np.inf)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights = weights / weights.sum(axis=-1, keepdims=True)
-    if attributes.get("guard", 0):
-        weights = np.where(np.isnan(weights), 0.0, weights)
-    output: Array = (weights @ split(v)).transpose(0, 2, 1, 3).reshape(batch, queries, v.shape[-1])
-    return output
-
-
 def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tuple[Dims | None, ...]:
     query, value = shapes[0], shapes[2]
     if query is None:
         return (None,)
-    return ((*query[:-1], value[-1] if value is not None else query[-1] // 3),)
+    heads, shared = int(attributes["num_heads"]), key_heads(attributes)
+    if value is None:
+        width = query[-1] // 3 if shared == heads else query[-1] // (heads + 2 * shared) * heads
+    else:
+        width = value[-1] if shared == heads else value[-1] // shared * heads
+    return ((*query[:-1], width),)
 
 
 SPEC = OperatorSpec(
@@ -118,7 +91,9 @@ SPEC = OperatorSpec(
     doc=(
         "output = softmax(scale * q k^T + attention_bias) v, for each head, where every token attends to the tokens of "
         "its own sequence. With cu_seqlens the sequences lie one after the other in the rows of query, key and value "
-        "(packed); without it they are the rows of a batch, and queries and keys may differ in number (dense)."
+        "(packed); without it they are the rows of a batch, and queries and keys may differ in number (dense): then "
+        "query i stands at position i + L - S, and key j at j. A query at position p sees keys at positions from "
+        "p - window_before to p + window_after only."
     ),
     inputs=_INPUTS,
     outputs=_OUTPUTS,
@@ -127,6 +102,6 @@ SPEC = OperatorSpec(
     kernel_types={"T": ("tensor(float)",), "TBias": ("tensor(float)",)},
     or_float32={"TBias": "T"},
     body=_body,
-    reference=_reference,
+    reference=reference,
     output_shapes=_output_shapes,
 )

@@ -8,33 +8,19 @@
 
 #include "custom_ops/cpu/sizes.h"
 #include "custom_ops/varlen_attention/cpu.h"
+#include "custom_ops/varlen_attention/seen.h"
 
 namespace turbo_onnx {
 namespace TURBO_ISA {
 
-constexpr size_t kUnitRows = 192;  // queries in one unit: K and V are packed again for each
-constexpr double kTaskCost = 5e5;  // multiplications that are worth handing to a thread
-
-// A block of queries of one sequence, for any head.
-struct Unit {
-  size_t sequence;
-  size_t query_row, queries;  // the sequence's first row, and how many
-  size_t key_row, keys;
-  size_t first, last;  // queries of the sequence in this block
-  double cost;         // of one head
-};
+constexpr size_t kUnitRows = 192;    // queries in one unit: K and V are packed again for each
+constexpr double kTaskCost = 5e5;    // multiplications that are worth handing to a thread
+constexpr size_t kEnoughTasks = 64;  // so many keep threads busy, and need not be cut through heads that share keys
 
 // Some heads of some units, for one thread.
 struct Task {
   size_t first_unit, last_unit, first_head, last_head;
 };
-
-// How many keys of the sequence the query sees, from the first on.
-inline size_t visible_keys(const VarlenAttentionArguments& args, const Unit& unit, size_t query) {
-  if (!args.causal) return unit.keys;
-  const size_t end = query + 1 + unit.keys;
-  return end > unit.queries ? smaller(end - unit.queries, unit.keys) : 0;
-}
 
 // Cuts every sequence into blocks of queries, the costly ones first.
 inline std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
@@ -57,8 +43,12 @@ inline std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
     for (size_t first = 0; first < unit.queries; first += height) {
       unit.first = first;
       unit.last = smaller(first + height, unit.queries);
-      const size_t keys = visible_keys(args, unit, unit.last - 1);
-      unit.cost = static_cast<double>(unit.last - first + 8) * static_cast<double>(keys) *
+      unit.seen = {seen_keys(args, unit, first).first, seen_keys(args, unit, unit.last - 1).last};
+      const Keys of_one = seen_keys(args, unit, first + (unit.last - first) / 2);
+      unit.width = args.window.before == Window::kUnbounded ? unit.seen.count() : of_one.count();
+      // To pack the keys once costs about what 8 queries do.
+      unit.cost = (static_cast<double>(unit.last - first) * static_cast<double>(unit.width) +
+                   8.0 * static_cast<double>(unit.seen.count())) *
                   static_cast<double>(args.head_size + args.value_head_size);
       units.push_back(unit);
     }
@@ -68,13 +58,17 @@ inline std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
 }
 
 // Cuts costly units into tasks of a few heads, and groups cheap ones, so that each task is worth a thread's while.
-inline std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads) {
+// Heads that share keys stay together where there are other ways to make enough tasks.
+inline std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads, size_t key_heads) {
   std::vector<Task> tasks;
+  const size_t together = units.size() * key_heads >= kEnoughTasks ? heads / key_heads : 1;
+  const size_t bundles = heads / together;
   for (size_t u = 0; u < units.size();) {
     const double cost = units[u].cost * static_cast<double>(heads);
     if (cost >= kTaskCost) {
-      const size_t parts = smaller(static_cast<size_t>(cost / kTaskCost), heads);
-      for (size_t p = 0; p < parts; ++p) tasks.push_back({u, u + 1, p * heads / parts, (p + 1) * heads / parts});
+      const size_t parts = smaller(static_cast<size_t>(cost / kTaskCost), bundles);
+      for (size_t p = 0; p < parts; ++p)
+        tasks.push_back({u, u + 1, p * bundles / parts * together, (p + 1) * bundles / parts * together});
       ++u;
     } else {
       const size_t first = u;
