@@ -76,6 +76,10 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
         "BiasGelu, 4 times as wide": (
             use("BiasGelu", {"x": wide, "bias": wide_vector, "output": wide}, approximate="none"), 8 * moved
         ),
+        "GatedActivation, 3 times as wide": (
+            use("GatedActivation", {"x": ("T", 6 * width), "output": ("T", 3 * width)}, activation="gelu", gate_last=0),
+            9 * moved,
+        ),
         "SkipLayerNormalization": (use("SkipLayerNormalization", normalized, epsilon=1e-12), 3 * moved),
         "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12), 4 * moved),
         "EmbedLayerNormalization": (

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 INDICES = {
     # What of float16's kernels may be read or written in less than 16 bytes, by operator: numbers of rows and tokens.
     "bias_gelu": set(),
+    "gated_activation": set(),
     "skip_layer_normalization": set(),
     "embed_layer_normalization": {"ld.global.b64"},
     "restore_padding": {"ld.global.b64"},
@@ -82,7 +83,7 @@ def test_kernels_of_rows_read_and_write_16_bytes_at_once():
 
 def test_kernels_of_small_rows_need_no_shared_memory():
     """One warp adds a row up, so that nothing waits: neither for other warps nor for memory."""
-    rows = ("bias_gelu", "skip_layer_normalization", "embed_layer_normalization")
+    rows = ("bias_gelu", "gated_activation", "skip_layer_normalization", "embed_layer_normalization")
     found = [entry for entry in compiled("float16") if entry.codes[0].key.startswith(rows) and entry.codes[0].aligned]
     assert found
     assert {entry.codes[0].key: entry.resources.shared for entry in found if entry.resources.shared} == {}

@@ -11,6 +11,8 @@ from turbo_onnx.custom_ops.specification import numpy_name
 
 ELEMENTS = ("float32", "float16", "bfloat16")
 WIDTHS = (384, 768, 1024)
+GATED = ((1152, "gelu", "float16"), (14336, "silu", "bfloat16"))
+"""Columns, activation and element type of the gates of ModernBERT and Llama."""
 HEADS = ((12, 32), (12, 64), (10, 80), (12, 96), (32, 128))  # number and size
 
 
@@ -45,10 +47,21 @@ def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int
             element,
             {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)},
         )
+        yield from _gates(element, width)
         for mode in ("mean", "sum", "max", "first"):
             yield use("SegmentPooling", element, {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode=mode)
     for number, size in heads:
         yield from _attentions(element, number, size)
+
+
+def _gates(element: str, width: int) -> Iterator[Use]:
+    for columns, activation, usual in GATED:
+        if element == usual:
+            pair = {"x": ("T", 2 * columns), "output": ("T", columns)}
+            yield use("GatedActivation", element, pair, activation=activation)
+    if element == "float32":
+        apart: dict[str, tuple[int | str, ...]] = dict.fromkeys(("x", "up", "output"), ("T", 4 * width))
+        yield use("GatedActivation", element, apart | {"bias": (8 * width,)}, activation="gelu_tanh")
 
 
 def _normalizations(element: str, width: int) -> Iterator[Use]:

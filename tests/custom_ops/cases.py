@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tests.custom_ops.single_node import Array, Case
+from turbo_onnx.custom_ops.activations import ACTIVATIONS
 
 WIDTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 100, 384])
 ROWS = st.sampled_from([0, 1, 2, 3, 5, 17, 200])
@@ -116,6 +117,16 @@ def rotary_embedding(draw: Draw) -> Case:
     return Case("RotaryEmbedding", [rows, bias, cos, sin, index], attributes, in_float32=in_float32)
 
 
+def gated_activation(draw: Draw) -> Case:
+    random = np.random.default_rng(draw(SEEDS))
+    shape, width = draw(LEADING), draw(WIDTHS)
+    joined, bias = draw(st.booleans()), maybe(draw, normal(random, 2 * width))
+    x = draw(st.sampled_from([0.01, 1.0, 10.0])) * normal(random, *shape, 2 * width if joined else width)
+    attributes = {"activation": draw(st.sampled_from(ACTIVATIONS)), "gate_last": draw(st.integers(0, 1)) * joined}
+    up = None if joined else normal(random, *shape, width)
+    return Case("GatedActivation", [x.astype(np.float32), up, bias], attributes)
+
+
 def varlen_attention(draw: Draw) -> Case:
     return dense_attention(draw) if draw(st.booleans()) else packed_attention(draw)
 
@@ -175,6 +186,7 @@ MAKERS: dict[str, Callable[[Draw], Case]] = {
     "SkipLayerNormalization": skip_layer_normalization,
     "BiasGelu": bias_gelu,
     "RotaryEmbedding": rotary_embedding,
+    "GatedActivation": gated_activation,
     "VarlenAttention": varlen_attention,
     "SegmentPooling": segment_pooling,
 }

@@ -61,6 +61,10 @@ def restore(index, rows=2):
         ),
         (Case("BiasGelu", [np.ones((2, 4), np.float32), ONES[:3]]), "bias has shape [3], but must be a vector of 4"),
         (Case("BiasGelu", [np.array(1, np.float32)]), "x is a scalar"),
+        (Case("GatedActivation", [np.ones((2, 5), np.float32)]), "x has shape [2, 5], but must have two halves"),
+        (Case("GatedActivation", [np.ones((2, 4), np.float32), TYPES[:1]]), "x has shape [2, 4], but up has [1, 4]"),
+        (Case("GatedActivation", [TYPES, TYPES, ONES]), "bias has shape [4], but must be a vector of 8"),
+        (Case("GatedActivation", [TYPES, TYPES], {"gate_last": 1}), "gate_last is 1, but up is given"),
     ],
 )
 def test_wrong_inputs_are_refused_with_a_sentence_that_names_the_operator(case, sentence):
@@ -80,6 +84,12 @@ def test_a_definition_refuses_a_mask_that_must_be_of_zeros_and_ones_in_the_name_
 def test_an_unknown_attribute_value_is_refused_when_the_session_is_made():
     case = Case("BiasGelu", [np.ones((2, 4), np.float32)], {"approximate": "cubic"})
     with pytest.raises(Exception, match='approximate is "cubic", but must be "none" or "tanh"'):
+        by_kernel(case)
+
+
+def test_an_unknown_activation_is_refused_when_the_session_is_made():
+    case = Case("GatedActivation", [np.ones((2, 4), np.float32)], {"activation": "mish"})
+    with pytest.raises(Exception, match='activation is "mish", but must be "gelu"'):
         by_kernel(case)
 
 

@@ -14,6 +14,7 @@ from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 
 KEYS = {
     "BiasGelu": "width=3072;bias=1;tanh=0",
+    "GatedActivation": "width=1152;joined=1;last=0;bias=0;activation=0",
     "SkipLayerNormalization": "width=768;beta=1;bias=1;sum=1",
     "EmbedLayerNormalization": "width=768;token_type=1;position=1;beta=1",
     "RestorePadding": "width=768",

@@ -16,7 +16,14 @@ from turbo_onnx import node_timing
 from turbo_onnx.custom_ops import SPECS, spec
 
 OPERATORS = tuple(entry.name for entry in SPECS)
-MISALIGNED = ("BiasGelu", "SkipLayerNormalization", "VarlenAttention", "SegmentPooling", "RestorePadding")
+MISALIGNED = (
+    "BiasGelu",
+    "GatedActivation",
+    "SkipLayerNormalization",
+    "VarlenAttention",
+    "SegmentPooling",
+    "RestorePadding",
+)
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ OURS: Mapping[str, Role] = {
     "EmbedLayerNormalization": Role.GAINS,
     "SkipLayerNormalization": Role.GAINS,
     "BiasGelu": Role.GAINS,
+    "GatedActivation": Role.GAINS,
     "VarlenAttention": Role.GAINS,
     "SegmentPooling": Role.GAINS,
     "RestorePadding": Role.FOLLOWS,

@@ -23,6 +23,10 @@ def gelu(rows: int, width: int) -> Case:
     return Case("BiasGelu", [eighths(RANDOM, rows, width), eighths(RANDOM, width)])
 
 
+def gated(rows: int, width: int) -> Case:
+    return Case("GatedActivation", [eighths(RANDOM, rows, 2 * width), None, eighths(RANDOM, 2 * width)])
+
+
 def normalization(rows: int, width: int) -> Case:
     inputs = [eighths(RANDOM, *shape) for shape in ((rows, width), (rows, width), (width,), (width,), (width,))]
     return Case("SkipLayerNormalization", inputs, {"epsilon": 1e-2}, outputs=2)
@@ -47,6 +51,7 @@ def pooling(rows: int, width: int, mode: str) -> Case:
 
 CASES = {
     "gelu": gelu(37, 300),
+    "gated activation": gated(37, 300),
     "normalization of small rows": normalization(9, 40),
     "normalization": normalization(5, 600),
     "normalization of rows that registers do not hold": normalization(2, 17_000),

@@ -3,6 +3,7 @@
 #include "custom_ops/bias_gelu/cuda.h"
 #include "custom_ops/cuda/runners.h"
 #include "custom_ops/embed_layer_normalization/cuda.h"
+#include "custom_ops/gated_activation/cuda.h"
 #include "custom_ops/remove_padding/cuda.h"
 #include "custom_ops/restore_padding/cuda.h"
 #include "custom_ops/segment_pooling/cuda.h"
@@ -22,6 +23,7 @@ void add(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
 void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provider) {
   add<CudaBiasGelu>(ops, provider);
   add<CudaEmbedLayerNormalization>(ops, provider);
+  add<CudaGatedActivation>(ops, provider);
   add<CudaRemovePadding>(ops, provider);
   add<CudaRestorePadding>(ops, provider);
   add<CudaSegmentPooling>(ops, provider);

@@ -9,8 +9,10 @@ namespace TURBO_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TURBO_STRING(TURBO_ISA), bias_gelu,       embed_layer_normalization, count_tokens,     list_tokens, restore_padding,
-    rotary_embedding,        segment_pooling, skip_layer_normalization,  varlen_attention,
+    TURBO_STRING(TURBO_ISA),  bias_gelu,        embed_layer_normalization,
+    gated_activation,         count_tokens,     list_tokens,
+    restore_padding,          rotary_embedding, segment_pooling,
+    skip_layer_normalization, varlen_attention,
 };
 
 }  // namespace TURBO_ISA

@@ -6,6 +6,7 @@
 
 #include "custom_ops/bias_gelu/cpu.h"
 #include "custom_ops/embed_layer_normalization/cpu.h"
+#include "custom_ops/gated_activation/cpu.h"
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
 #include "custom_ops/rotary_embedding/cpu.h"
@@ -19,6 +20,7 @@ struct Kernels {
   const char* isa;  // "baseline", "avx2" or "avx512"
   BiasGeluKernel* bias_gelu;
   EmbedLayerNormalizationKernel* embed_layer_normalization;
+  GatedActivationKernel* gated_activation;
   CountTokensKernel* count_tokens;
   ListTokensKernel* list_tokens;
   RestorePaddingKernel* restore_padding;

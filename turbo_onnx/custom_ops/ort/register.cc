@@ -13,6 +13,7 @@
 #include "custom_ops/cuda/operators.h"
 #include "custom_ops/cuda/runners.h"
 #include "custom_ops/embed_layer_normalization/operator.h"
+#include "custom_ops/gated_activation/operator.h"
 #include "custom_ops/ort/abi.h"
 #include "custom_ops/ort/operator.h"
 #include "custom_ops/ort/status.h"
@@ -37,6 +38,7 @@ std::vector<const abi::OrtCustomOp*> on_the_cpu() {
   add<SkipLayerNormalization, Runner>(ops, kCpuProvider, Types<SkipLayerNormalization>::types);
   add<BiasGelu, Runner>(ops, kCpuProvider, Types<BiasGelu>::types);
   add<RotaryEmbedding, Runner>(ops, kCpuProvider, Types<RotaryEmbedding>::types);
+  add<GatedActivation, Runner>(ops, kCpuProvider, Types<GatedActivation>::types);
   add<VarlenAttention, Runner>(ops, kCpuProvider, Types<VarlenAttention>::types);
   add<SegmentPooling, Runner>(ops, kCpuProvider, Types<SegmentPooling>::types);
   return ops;

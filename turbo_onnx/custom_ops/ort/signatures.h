@@ -223,6 +223,32 @@ struct RotaryEmbedding {
   };
 };
 
+struct GatedActivation {
+  static constexpr const char* name = "GatedActivation";
+  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  struct In { enum : size_t { x, up, bias }; };
+  struct Out { enum : size_t { output }; };
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional};
+  static constexpr abi::Characteristic outputs[] = {abi::kRequired};
+  static constexpr abi::ElementType types[][4] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+  };
+  static constexpr abi::ElementType cuda_types[][4] = {
+      {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
+      {abi::kFloat16, abi::kFloat16, abi::kFloat16, abi::kFloat16},
+      {abi::kBFloat16, abi::kBFloat16, abi::kBFloat16, abi::kBFloat16},
+  };
+  static constexpr bool widens = true;
+  struct Attributes {
+    std::string activation;
+    int64_t gate_last;
+    template <class Reader>
+    static Attributes read(const Reader& reader) {
+      return {reader.string("activation", "gelu"), reader.integer("gate_last", 0)};
+    }
+  };
+};
+
 struct VarlenAttention {
   static constexpr const char* name = "VarlenAttention";
   static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
