@@ -62,8 +62,9 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
     ids = 3 * 8 * ROWS.tokens
 
     def use(operator: str, shapes: dict[str, Any], **attributes: Any) -> Use:
-        integers = {"token_index": "int64", "mask": "int64", "cu_seqlens": "int32"}
-        types = {name: "int64" if name.endswith("_ids") else integers.get(name, element) for name in shapes}
+        others = {"token_index": "int64", "mask": "int64", "cu_seqlens": "int32"}
+        others |= {"index": "int64", "cos": "float32", "sin": "float32"}
+        types = {name: "int64" if name.endswith("_ids") else others.get(name, element) for name in shapes}
         return Use(operator, types, shapes, attributes)
 
     ends = {"gamma": vector, "beta": vector, "output": row}
@@ -72,6 +73,10 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
     restored = {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)}
     normalized = {"x": row, "skip": row, "bias": vector} | ends
     wide, wide_vector = ("T", 4 * width), (4 * width,)
+    joined, angles = ("T", 3 * width), ("P", HEAD)
+    rotated = {"input": joined, "cos": angles, "sin": angles, "index": ("T",), "output": joined}
+    heads = width // HEAD
+    facts = {"num_heads": 3 * heads, "rotated_heads": 2 * heads, "interleaved": 0}
     uses = {
         "BiasGelu, 4 times as wide": (
             use("BiasGelu", {"x": wide, "bias": wide_vector, "output": wide}, approximate="none"), 8 * moved
@@ -84,6 +89,9 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
         "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12), 4 * moved),
         "EmbedLayerNormalization": (
             use("EmbedLayerNormalization", words | tables | ends, epsilon=1e-12), 2 * moved + ids
+        ),
+        "RotaryEmbedding, of Q | K | V": (
+            use("RotaryEmbedding", rotated, **facts), 6 * moved + 8 * ROWS.tokens
         ),
         "SegmentPooling, mean": (
             use("SegmentPooling", {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode="mean"), moved

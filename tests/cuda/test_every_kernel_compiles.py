@@ -36,6 +36,7 @@ INDICES = {
     "skip_layer_normalization": set(),
     "embed_layer_normalization": {"ld.global.b64"},
     "restore_padding": {"ld.global.b64"},
+    "rotary_embedding": {"ld.global.b64"},
     "segment_pooling": {"ld.global.b32", "st.global.b16"},  # a sequence's sum is of two bytes for each thread
 }
 
@@ -83,7 +84,13 @@ def test_kernels_of_rows_read_and_write_16_bytes_at_once():
 
 def test_kernels_of_small_rows_need_no_shared_memory():
     """One warp adds a row up, so that nothing waits: neither for other warps nor for memory."""
-    rows = ("bias_gelu", "gated_activation", "skip_layer_normalization", "embed_layer_normalization")
+    rows = (
+        "bias_gelu",
+        "gated_activation",
+        "skip_layer_normalization",
+        "embed_layer_normalization",
+        "rotary_embedding",
+    )
     found = [entry for entry in compiled("float16") if entry.codes[0].key.startswith(rows) and entry.codes[0].aligned]
     assert found
     assert {entry.codes[0].key: entry.resources.shared for entry in found if entry.resources.shared} == {}

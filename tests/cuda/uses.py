@@ -52,6 +52,7 @@ def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int
             yield use("SegmentPooling", element, {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode=mode)
     for number, size in heads:
         yield from _attentions(element, number, size)
+        yield _rotation(element, number, size)
 
 
 def _gates(element: str, width: int) -> Iterator[Use]:
@@ -75,6 +76,24 @@ def _normalizations(element: str, width: int) -> Iterator[Use]:
     ends = {"gamma": (width,), "beta": (width,), "output": row}
     yield use("EmbedLayerNormalization", element, ids | tables | ends)
     yield use("EmbedLayerNormalization", element, {"word_ids": ("T",), "word_table": tables["word_table"]} | ends)
+
+
+def _rotation(element: str, heads: int, size: int) -> Use:
+    """One for each element type, as kernels differ little.
+
+    Queries and keys of joined rows, by an index; a padded batch with a bias; neighbours in a half of each head.
+    """
+    if element == "float16":
+        table, row = ("P", size), ("T", 3 * heads * size)
+        shapes = {"input": row, "cos": table, "sin": table, "index": ("T",), "output": row}
+        return use("RotaryEmbedding", element, shapes, num_heads=3 * heads, rotated_heads=2 * heads)
+    if element == "bfloat16":
+        table, row = (1, "S", size), ("B", "S", heads * size)
+        shapes = {"input": row, "bias": row[2:], "cos": table, "sin": table, "output": row}
+        return use("RotaryEmbedding", element, shapes, num_heads=heads)
+    table, row = ("T", size // 2), ("T", heads * size)
+    shapes = {"input": row, "cos": table, "sin": table, "output": row}
+    return use("RotaryEmbedding", element, shapes, num_heads=heads, interleaved=1)
 
 
 def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:

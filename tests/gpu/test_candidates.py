@@ -18,6 +18,7 @@ KEYS = {
     "SkipLayerNormalization": "width=768;beta=1;bias=1;sum=1",
     "EmbedLayerNormalization": "width=768;token_type=1;position=1;beta=1",
     "RestorePadding": "width=768",
+    "RotaryEmbedding": "heads=36;rotated=24;head=64;rotary=64;interleaved=0;bias=0;index=1",
     "SegmentPooling": "width=768;mode=0",
     "VarlenAttention": "joined=1;packed=1;causal=0;guard=0;bias=1",
 }

@@ -20,6 +20,7 @@ MISALIGNED = (
     "BiasGelu",
     "GatedActivation",
     "SkipLayerNormalization",
+    "RotaryEmbedding",
     "VarlenAttention",
     "SegmentPooling",
     "RestorePadding",
@@ -64,7 +65,9 @@ def as_float(value: np.ndarray) -> np.ndarray:
 def run_misaligned(case: Case, dtype: type, kernels: bytes) -> list[np.ndarray]:
     """Run the case in an element type, with every input of that type one element behind where memory starts."""
     proto = with_archive(case, numpy_helper.from_array(np.frombuffer(kernels, np.uint8), "kernels"))
-    operands = {operand.name for operand in spec(case.operator).inputs if operand.type == "T"} & case.floats
+    declared = spec(case.operator)
+    variables = {"T", *declared.or_float32}
+    operands = {operand.name for operand in declared.inputs if operand.type in variables} & case.floats
     for tensor in proto.graph.input:
         if tensor.name in operands:
             tensor.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -68,6 +68,7 @@ OURS: Mapping[str, Role] = {
     "SkipLayerNormalization": Role.GAINS,
     "BiasGelu": Role.GAINS,
     "GatedActivation": Role.GAINS,
+    "RotaryEmbedding": Role.GAINS,
     "VarlenAttention": Role.GAINS,
     "SegmentPooling": Role.GAINS,
     "RestorePadding": Role.FOLLOWS,
@@ -102,19 +103,22 @@ def half_operands(node: gs.Node, opset: int, half: HalfType) -> Operands:
         if half.onnx_type not in spec.types[variable]:
             raise Reject("{} is not defined in {}", node.op, half.name)
         may_stay = [i for i, operand in enumerate(spec.inputs) if spec.or_float32.get(operand.type) == variable]
-        converted = [i for i in may_stay if not _is_row_of_biases(input_or_none(node, i))]
+        converted = [i for i in may_stay if not _is_better_left(node, input_or_none(node, i))]
         inputs = [i for i, operand in enumerate(spec.inputs) if operand.type == variable or i in converted]
         outputs = [i for i, operand in enumerate(spec.outputs) if operand.type == variable]
         return replace(_present(node, inputs, outputs, OURS[node.op]), may_stay=frozenset(may_stay))
     raise Reject("{} of domain {} is not known to be right in half precision", node.op, node.domain)
 
 
-def _is_row_of_biases(bias: Tensor | None) -> bool:
-    """Whether an attention bias is one row for all queries, as a mask is: left in float32.
+def _is_better_left(node: gs.Node, operand: Tensor | None) -> bool:
+    """Whether an operand that may stay in float32 does, as it is little to read and needs no cast.
 
-    It is little to read and needs no cast, and kernels read it ahead of time: devices can do that with 4 bytes, not 2.
+    So are cosines and sines, which one row for all heads shares and which lose nothing then; and an attention bias that
+    is one row for all queries, as a mask is. Kernels read that ahead of time: devices can do it with 4 bytes, not 2.
     """
-    return bias is not None and bias.shape is not None and len(bias.shape) == 4 and bias.shape[2] == 1
+    if node.op == "RotaryEmbedding":
+        return True
+    return operand is not None and operand.shape is not None and len(operand.shape) == 4 and operand.shape[2] == 1
 
 
 def _standard(node: gs.Node, opset: int, half: HalfType) -> Operands:

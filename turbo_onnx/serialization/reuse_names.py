@@ -16,7 +16,7 @@ from turbo_onnx.graph import Tensor, subgraphs
 _IN_PLACE = {
     *("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Selu", "Clip", "Sigmoid", "HardSigmoid", "Tanh"),
     *("Softplus", "Softsign", "Softmax", "LogSoftmax", "Cast"),
-    *("BiasGelu", "GatedActivation", "SkipLayerNormalization"),
+    *("BiasGelu", "GatedActivation", "RotaryEmbedding", "SkipLayerNormalization"),
 }
 """What the runtime's kernels and ours compute in place: the first output in the memory of the first input. Sums and
 other arithmetic are not among them. An operator here that does not do it would let a later one take the operand's

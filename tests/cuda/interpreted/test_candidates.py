@@ -49,6 +49,12 @@ def pooling(rows: int, width: int, mode: str) -> Case:
     return Case("SegmentPooling", [eighths(RANDOM, rows, width), starts], {"mode": mode})
 
 
+def rotation(rows: int, interleaved: int) -> Case:
+    x, cos, sin = (eighths(RANDOM, *shape) for shape in ((rows, 6 * 24), (7, 16), (7, 16)))
+    attributes = {"num_heads": 6, "rotated_heads": 5, "interleaved": interleaved}
+    return Case("RotaryEmbedding", [x, None, cos, sin, RANDOM.integers(0, 7, rows)], attributes)
+
+
 CASES = {
     "gelu": gelu(37, 300),
     "gated activation": gated(37, 300),
@@ -58,6 +64,8 @@ CASES = {
     "embedding": embedding(9, 40),
     "restoring narrow rows": restoring(70, 40),
     "restoring": restoring(11, 600),
+    "turning halves": rotation(70, 0),
+    "turning neighbours": rotation(70, 1),
     "the mean": pooling(200, 150, "mean"),
     "the maximum": pooling(200, 150, "max"),
 }

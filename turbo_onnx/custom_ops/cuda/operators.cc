@@ -6,6 +6,7 @@
 #include "custom_ops/gated_activation/cuda.h"
 #include "custom_ops/remove_padding/cuda.h"
 #include "custom_ops/restore_padding/cuda.h"
+#include "custom_ops/rotary_embedding/cuda.h"
 #include "custom_ops/segment_pooling/cuda.h"
 #include "custom_ops/skip_layer_normalization/cuda.h"
 #include "custom_ops/varlen_attention/cuda.h"
@@ -26,6 +27,7 @@ void add_operators(std::vector<const abi::OrtCustomOp*>& ops, const char* provid
   add<CudaGatedActivation>(ops, provider);
   add<CudaRemovePadding>(ops, provider);
   add<CudaRestorePadding>(ops, provider);
+  add<CudaRotaryEmbedding>(ops, provider);
   add<CudaSegmentPooling>(ops, provider);
   add<CudaSkipLayerNormalization>(ops, provider);
   add<CudaVarlenAttention>(ops, provider);

@@ -46,6 +46,11 @@ class Batch:
         return np.arange(self.longest) < np.array(self.lengths)[:, None]
 
     @cached_property
+    def positions(self) -> Array:
+        """[T] int64, counted from 0 in each sequence."""
+        return np.nonzero(self.mask)[1]
+
+    @cached_property
     def starts(self) -> Array:
         """[B + 1] int32."""
         return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
@@ -80,6 +85,8 @@ def _value(use: Use, name: str, batch: Batch, random: np.random.Generator) -> Ar
         return batch.starts
     if name == "token_index":
         return np.flatnonzero(batch.mask).astype(np.int64)
+    if name == "index":
+        return batch.positions % (use.size("cos", 0) or batch.longest)
     shape = _shape(use, name, batch)
     if name.endswith("_ids"):
         size = use.size(f"{name.removesuffix('_ids')}_table", 0) or _VOCABULARY
@@ -99,6 +106,8 @@ def _shape(use: Use, name: str, batch: Batch) -> tuple[int, ...]:
         raise Reject("the rank of {} is not known", name)
     if name.endswith("_table"):
         unknown = [_VOCABULARY]
+    elif name in ("cos", "sin") and use.has("index"):
+        unknown = [batch.longest]
     elif name == "attention_bias":
         unknown = [batch.sequences, 1, batch.longest, batch.longest]
     elif _padded(use, name, len(known)):
