@@ -230,6 +230,17 @@ def test_inputs_fit_the_node() -> None:
     assert {name: value.shape for name, value in made.items()} == {"x": (batch.tokens, 768), "bias": (768,)}
 
 
+def test_rows_are_rotated_by_their_positions() -> None:
+    shapes = {"input": ("T", 32), "cos": ("P", 16), "sin": ("P", 16), "index": ("T",), "output": ("T", 32)}
+    use = Use("RotaryEmbedding", dict.fromkeys(shapes, "float32") | {"index": "int64"}, shapes, {"num_heads": 2})
+    batch = samples.Batch((3, 1, 2))
+    made = samples.sample(use, batch)
+    assert made["index"].tolist() == [0, 1, 2, 0, 0, 1]
+    assert made["cos"].shape == made["sin"].shape == (3, 16)
+    short = replace(use, shapes={**shapes, "cos": (2, 16), "sin": (2, 16)})
+    assert samples.sample(short, batch)["index"].tolist() == [0, 1, 0, 0, 0, 1]
+
+
 def test_rows_are_as_many_as_an_attention_bias_of_one_length_is_for() -> None:
     rows = {name: ("B", f"{name}_length", 32) for name in ("query", "key", "value")}
     shapes = {**rows, "attention_bias": (1, 2, 1, 40), "output": ("B", "query_length", 32)}

@@ -306,6 +306,26 @@ def test_a_bias_that_is_one_row_for_all_queries_is_not_worth_a_cast() -> None:
     assert report.facts["casts"] == 2
 
 
+@pytest.mark.parametrize(("precision", "name"), [("fp16", "float16"), ("bf16", "bfloat16")])
+def test_rows_are_rotated_in_half_precision_by_cosines_and_sines_in_float32(precision: Precision, name: str) -> None:
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["rows"]),
+        helper.make_node("RotaryEmbedding", ["rows", "", "cos", "sin"], ["y"], domain=DOMAIN, num_heads=2),
+    ]
+    inputs = [value(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", 4), ("cos", 2), ("sin", 2))]
+    outputs = [value("y", TensorProto.FLOAT, ["N", 4])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    made = helper.make_graph(nodes, "g", inputs, outputs, [onnx.numpy_helper.from_array(W, "w")])
+    model = Model.from_proto(helper.make_model(made, opset_imports=opsets, ir_version=8))
+    shapes.infer(model)
+    report = apply(ConvertPrecision(precision, anything), model)
+    assert types(model) == {"MatMul": name, "RotaryEmbedding": name}
+    (node,) = (node for node in model.graph.nodes if node.op == "RotaryEmbedding")
+    assert [tensor.name for tensor in node.inputs[2:4]] == ["cos", "sin"]
+    assert (report.applied, report.facts["casts"]) == (2, 2)
+
+
 def test_attention_whose_other_operands_do_not_fit_stays_with_its_bias() -> None:
     model = attention()
     report = apply(ConvertPrecision("fp16", lambda *_: {"bias": 3.4e38, "x": 4e4}), model)
