@@ -53,6 +53,7 @@ def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int
     for number, size in heads:
         yield from _attentions(element, number, size)
         yield _rotation(element, number, size)
+        yield _normalized_heads(element, number, size)
 
 
 def _gates(element: str, width: int) -> Iterator[Use]:
@@ -71,6 +72,8 @@ def _normalizations(element: str, width: int) -> Iterator[Use]:
     yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row} | vectors)
     yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row, "sum": row} | vectors)
     yield use("SkipLayerNormalization", element, {"x": row, "skip": row, "output": row, "gamma": (width,)})
+    sums = {"x": row, "skip": row, "output": row, "sum": row, "gamma": (width,)}
+    yield use("SkipLayerNormalization", element, sums, rms=1)
     tables = {"word_table": (30522, width), "token_type_table": (2, width), "position_table": (512, width)}
     ids = dict.fromkeys(("word_ids", "token_type_ids", "position_ids"), ("T",))
     ends = {"gamma": (width,), "beta": (width,), "output": row}
@@ -94,6 +97,12 @@ def _rotation(element: str, heads: int, size: int) -> Use:
     table, row = ("T", size // 2), ("T", heads * size)
     shapes = {"input": row, "cos": table, "sin": table, "output": row}
     return use("RotaryEmbedding", element, shapes, num_heads=heads, interleaved=1)
+
+
+def _normalized_heads(element: str, heads: int, size: int) -> Use:
+    """RMS normalization of the queries or keys of each head."""
+    rows: tuple[int | str, ...] = ("T", heads, size)
+    return use("SkipLayerNormalization", element, {"x": rows, "output": rows, "gamma": (size,)}, rms=1)
 
 
 def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:

@@ -78,12 +78,11 @@ def embed_layer_normalization(draw: Draw) -> Case:
 def skip_layer_normalization(draw: Draw) -> Case:
     random = np.random.default_rng(draw(SEEDS))
     shape, width = draw(LEADING), draw(WIDTHS)
-    x, skip = eighths(random, *shape, width), eighths(random, *shape, width)
+    x, skip = eighths(random, *shape, width), maybe(draw, eighths(random, *shape, width))
     gamma, beta = normal(random, width), maybe(draw, normal(random, width))
     bias = maybe(draw, eighths(random, width))
-    return Case(
-        "SkipLayerNormalization", [x, skip, gamma, beta, bias], {"epsilon": draw(epsilons())}, draw(st.integers(1, 2))
-    )
+    attributes = {"epsilon": draw(epsilons()), "rms": draw(st.integers(0, 1))}
+    return Case("SkipLayerNormalization", [x, skip, gamma, beta, bias], attributes, draw(st.integers(1, 2)))
 
 
 def bias_gelu(draw: Draw) -> Case:

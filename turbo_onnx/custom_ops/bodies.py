@@ -15,6 +15,8 @@ from turbo_onnx.custom_ops.specification import Attribute, Operand
 
 CAST_LIKE_OPSET = 15
 LAYER_NORMALIZATION_OPSET = 17
+REDUCTION_AXES_INPUT_OPSET = 18  # reductions but for ReduceSum take their axes as an input from here on
+RMS_NORMALIZATION_OPSET = 23
 
 
 def function(
@@ -59,6 +61,41 @@ def layer_normalization(opset: int, output: str, x: str, gamma: str, beta: str |
     if beta is None:
         return f"{lines}{output} = Mul ({output}_normal, {gamma})\n"
     return f"{lines}{output}_scaled = Mul ({output}_normal, {gamma})\n{output} = Add ({output}_scaled, {beta})\n"
+
+
+def rms_normalization(opset: int, output: str, x: str, gamma: str, beta: str | None) -> str:
+    """`output` = `x` over the root of the mean square of its last axis, with the node's attribute `epsilon`.
+
+    The mean is taken in float32, as the standard operator does: squares leave the range of half precision soon. The
+    chain is the one that ONNX Runtime makes one operator of when it loads a model.
+    """
+    scaled = output if beta is None else f"{output}_scaled"
+    shift = "" if beta is None else f"{output} = Add ({scaled}, {beta})\n"
+    if opset >= RMS_NORMALIZATION_OPSET:
+        return f"{scaled} = RMSNormalization <axis = -1, epsilon: float = @epsilon> ({x}, {gamma})\n{shift}"
+    wide, narrow = x, f"{output}_normal"
+    lines = rounded = ""
+    if opset >= CAST_LIKE_OPSET:
+        wide, narrow = f"{output}_wide", f"{output}_narrow"
+        lines = f"{wide} = Cast <to = 1> ({x})\n"
+        rounded = f"{narrow} = CastLike ({output}_normal, {x})\n"
+    mean = f"ReduceMean <axes = [-1], keepdims = 1> ({output}_squares)"
+    if opset >= REDUCTION_AXES_INPUT_OPSET:
+        lines += f"{output}_axes = Constant <value_ints = [-1]> ()\n"
+        mean = f"ReduceMean <keepdims = 1> ({output}_squares, {output}_axes)"
+    return f"""
+        {lines}
+        {output}_two = Constant <value = float {{2.0}}> ()
+        {output}_squares = Pow ({wide}, {output}_two)
+        {output}_mean = {mean}
+        {float_attribute(opset, "epsilon", f"{output}_epsilon")}
+        {output}_shifted = Add ({output}_mean, {output}_epsilon)
+        {output}_root = Sqrt ({output}_shifted)
+        {output}_normal = Div ({wide}, {output}_root)
+        {rounded}
+        {scaled} = Mul ({narrow}, {gamma})
+        {shift}
+    """
 
 
 def _epsilon_like(opset: int, output: str, like: str) -> str:

@@ -4,8 +4,8 @@ A function body cannot ask whether an optional input is there, nor compare a str
 body is made for one *form* of the operator: which operands the node has, and the values of its integer and string
 attributes. Float attributes stay references. A model may use one operator in several forms. ONNX has overloads for
 that, but ONNX Runtime 1.20 does not look at them (it runs the wrong body), and neither does onnx's reference evaluator.
-So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on up to `ALIASES`; the
-library registers every operator under all of its names, with one kernel.
+So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on up to the `forms` of
+its specification; the library registers every operator under all of its names, with one kernel.
 
 A function is in the domain of its nodes. Where they carry compiled kernels, it has one more input and never reads it.
 """
@@ -27,7 +27,6 @@ from turbo_onnx.custom_ops.specification import (
     is_ours,
 )
 
-ALIASES = 8  # names of one operator: how many forms of it one model may use. custom_ops/ort has the same number
 FUNCTIONS_IR_VERSION = 8  # the first that has model-local functions
 
 Form = tuple[frozenset[str], tuple[tuple[str, Any], ...]]  # operands present, integer and string attributes by name
@@ -95,7 +94,7 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
 
     Raises:
         KeyError: a node of one of our domains is no operator of ours.
-        ValueError: a node lacks a required attribute, or one operator is used in more than `ALIASES` forms.
+        ValueError: a node lacks a required attribute, or one operator is used in more forms than it has names.
     """
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     kept = [function for function in proto.functions if not is_ours(function.domain)]
@@ -110,8 +109,8 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
         use = (node.domain, name, form)
         if use not in numbers:
             number = 1 + sum(1 for *other, _ in numbers if other == [node.domain, name])
-            if number > ALIASES:
-                raise ValueError(f"the model uses {name} in more than {ALIASES} forms")
+            if number > spec.forms:
+                raise ValueError(f"the model uses {name} in more than {spec.forms} forms")
             numbers[use] = number
             function = spec.body(opset, form[0], attributes)
             function.name = alias(name, number)

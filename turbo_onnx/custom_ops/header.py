@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from turbo_onnx.custom_ops import SPECS
-from turbo_onnx.custom_ops.functions import ALIASES
 from turbo_onnx.custom_ops.specification import DOMAIN, Attribute, Operand, OperatorSpec
 
 PATH = Path(__file__).with_name("ort") / "signatures.h"
@@ -92,7 +91,7 @@ def names(spec: OperatorSpec) -> int:
     """How many names the operator has: one, unless its nodes may need different function bodies in one model."""
     optional = any(operand.optional for operand in (*spec.inputs, *spec.outputs))
     baked = any(attribute.value_type is not float for attribute in spec.attributes)
-    return ALIASES if optional or baked else 1
+    return spec.forms if optional or baked else 1
 
 
 def _characteristics(operands: tuple[Operand, ...]) -> str:

@@ -97,6 +97,8 @@ class OperatorSpec:
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
             names a dimension that only the data can tell. Only asked where the shape of every optional input that is
             there is known, so that for those None means absent.
+        forms: in how many forms one model may use it, which is the number of names that the library registers it by;
+            `functions.py` says what a form is.
     """
 
     name: str
@@ -110,6 +112,7 @@ class OperatorSpec:
     reference: Callable[[Sequence[Array | None], Attributes], tuple[Array, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
     or_float32: Mapping[str, str] = field(default_factory=dict)
+    forms: int = 8
 
     @property
     def cuda_types(self) -> Mapping[str, tuple[str, ...]]:

@@ -32,6 +32,11 @@ def normalization(rows: int, width: int) -> Case:
     return Case("SkipLayerNormalization", inputs, {"epsilon": 1e-2}, outputs=2)
 
 
+def normalized_heads(rows: int, heads: int, size: int) -> Case:
+    inputs = [eighths(RANDOM, rows, heads, size), None, eighths(RANDOM, size)]
+    return Case("SkipLayerNormalization", inputs, {"epsilon": 1e-2, "rms": 1})
+
+
 def embedding(tokens: int, width: int) -> Case:
     tables = [eighths(RANDOM, size, width) for size in (50, 2, 20)]
     ids = [RANDOM.integers(-size, size, tokens) for size in (50, 2, 20)]
@@ -61,6 +66,7 @@ CASES = {
     "normalization of small rows": normalization(9, 40),
     "normalization": normalization(5, 600),
     "normalization of rows that registers do not hold": normalization(2, 17_000),
+    "RMS normalization of heads": normalized_heads(5, 4, 100),
     "embedding": embedding(9, 40),
     "restoring narrow rows": restoring(70, 40),
     "restoring": restoring(11, 600),

@@ -44,6 +44,23 @@ def test_rows_about_as_wide_as_registers_hold_and_wider(width: int) -> None:
         assert_equal(by_device(case), case.expected())
 
 
+@pytest.mark.parametrize("width", [37, 128, 20_000])
+@pytest.mark.parametrize("skip", [False, True])
+def test_rms_normalization_subtracts_no_mean(width: int, skip: bool) -> None:
+    x, *others = complete(3, width).inputs
+    x = x + 4.0  # far from a mean of 0
+    rms = Case("SkipLayerNormalization", [x, others[0] if skip else None, others[1]], {"rms": 1}, outputs=1 + skip)
+    assert_equal(by_device(rms), rms.expected())
+    layer = Case("SkipLayerNormalization", rms.inputs, {"rms": 0}, outputs=rms.outputs)
+    assert_equal(by_device(layer), layer.expected())
+    assert np.abs(layer.expected()[0] - rms.expected()[0]).max() > 0.5
+
+
+def test_archives_from_before_keep_their_keys() -> None:
+    (variant,) = variants(use_of(complete(2, 8)), 90)
+    assert variant.key == "skip_layer_normalization;float32;width=8;beta=1;bias=1;sum=1"
+
+
 @pytest.mark.parametrize("width", [100, 20_000])
 def test_the_variance_survives_a_mean_that_is_much_larger(width: int) -> None:
     x = (4096 + RANDOM.integers(-8, 9, (3, width))).astype(np.float32)

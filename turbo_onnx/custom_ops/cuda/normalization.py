@@ -85,6 +85,13 @@ def normalize(value, inside, epsilon, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def rms_normalize(value, epsilon, WIDTH: tl.constexpr):
+    """Value / sqrt(mean(value²) + epsilon) of each row, for operands as `normalize` takes them."""
+    square = tl.sum(value * value, axis=1, keep_dims=True) / WIDTH
+    return value * tl.rsqrt(square + epsilon)
+
+
+@triton.jit
 def inverse_deviation(square, error, epsilon):
     """1 / sqrt(square - error² + epsilon), for the mean `error` and the mean `square` of what is left of a row."""
     variance = square - error * error

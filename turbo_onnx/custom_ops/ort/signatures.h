@@ -146,10 +146,10 @@ struct EmbedLayerNormalization {
 
 struct SkipLayerNormalization {
   static constexpr const char* name = "SkipLayerNormalization";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 16;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { x, skip, gamma, beta, bias }; };
   struct Out { enum : size_t { output, sum }; };
-  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired, abi::kRequired, abi::kOptional, abi::kOptional};
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kRequired, abi::kOptional, abi::kOptional};
   static constexpr abi::Characteristic outputs[] = {abi::kRequired, abi::kOptional};
   static constexpr abi::ElementType types[][7] = {
       {abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat, abi::kFloat},
@@ -162,9 +162,10 @@ struct SkipLayerNormalization {
   static constexpr bool widens = true;
   struct Attributes {
     float epsilon;
+    int64_t rms;
     template <class Reader>
     static Attributes read(const Reader& reader) {
-      return {reader.real("epsilon", 1e-05f)};
+      return {reader.real("epsilon", 1e-05f), reader.integer("rms", 0)};
     }
   };
 };

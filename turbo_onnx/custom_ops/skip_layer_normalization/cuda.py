@@ -13,6 +13,7 @@ from turbo_onnx.custom_ops.cuda.normalization import (
     RowTile,
     inverse_deviation,
     normalize,
+    rms_normalize,
     row_candidates,
     row_tile,
 )
@@ -34,6 +35,8 @@ def skip_layer_normalization(
     epsilon,
     rows,
     WIDTH: tl.constexpr,
+    RMS: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     HAS_BETA: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_TOTAL: tl.constexpr,
@@ -42,6 +45,7 @@ def skip_layer_normalization(
 ):
     """Total = x + skip + bias and output = normalize(total) * gamma + beta, [rows, WIDTH], some rows a program.
 
+    With RMS the mean is not taken off, and the root of the mean square divides.
     The statistics are those of the float32 sum, not of `total` as it is stored. Output and total may be x or skip.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
@@ -49,13 +53,16 @@ def skip_layer_normalization(
     inside = column < WIDTH
     mask = (row < rows) & inside
     offset = row * WIDTH + column
-    value = added(x, skip, bias, offset, column, mask, inside, HAS_BIAS)
+    value = added(x, skip, bias, offset, column, mask, inside, HAS_SKIP, HAS_BIAS)
     if HAS_TOTAL:
         tl.store(total + offset, value.to(total.dtype.element_ty), mask=mask)
-    scale = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_BETA:  # asked for before the statistics, so that it is there after them
         shift = tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
-    result = normalize(value, inside, epsilon, WIDTH) * scale
+    if RMS:
+        result = rms_normalize(value, epsilon, WIDTH) * factor
+    else:
+        result = normalize(value, inside, epsilon, WIDTH) * factor
     if HAS_BETA:
         result += shift
     tl.store(output + offset, result.to(output.dtype.element_ty), mask=mask)
@@ -73,6 +80,8 @@ def skip_layer_normalization_wide(
     epsilon,
     rows,
     WIDTH: tl.constexpr,
+    RMS: tl.constexpr,
+    HAS_SKIP: tl.constexpr,
     HAS_BETA: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_TOTAL: tl.constexpr,
@@ -85,21 +94,24 @@ def skip_layer_normalization_wide(
     """
     start = tl.program_id(0).to(tl.int64) * WIDTH
     lanes = tl.arange(0, BLOCK_WIDTH)
-    sums = tl.zeros([BLOCK_WIDTH], tl.float32)
-    for first in range(0, WIDTH, BLOCK_WIDTH):
-        column = first + lanes
-        inside = column < WIDTH
-        sums += added(x, skip, bias, start + column, column, inside, inside, HAS_BIAS)
-    mean = tl.sum(sums) / WIDTH
+    mean = 0.0
+    if not RMS:
+        sums = tl.zeros([BLOCK_WIDTH], tl.float32)
+        for first in range(0, WIDTH, BLOCK_WIDTH):
+            column = first + lanes
+            inside = column < WIDTH
+            sums += added(x, skip, bias, start + column, column, inside, inside, HAS_SKIP, HAS_BIAS)
+        mean = tl.sum(sums) / WIDTH
 
     errors = tl.zeros([BLOCK_WIDTH], tl.float32)
     squares = tl.zeros([BLOCK_WIDTH], tl.float32)
     for first in range(0, WIDTH, BLOCK_WIDTH):
         column = first + lanes
         inside = column < WIDTH
-        value = added(x, skip, bias, start + column, column, inside, inside, HAS_BIAS)
+        value = added(x, skip, bias, start + column, column, inside, inside, HAS_SKIP, HAS_BIAS)
         centred = tl.where(inside, value - mean, 0.0)
-        errors += centred
+        if not RMS:
+            errors += centred
         squares += centred * centred
     error = tl.sum(errors) / WIDTH
     factor = inverse_deviation(tl.sum(squares) / WIDTH, error, epsilon)
@@ -107,7 +119,7 @@ def skip_layer_normalization_wide(
     for first in range(0, WIDTH, BLOCK_WIDTH):
         column = first + lanes
         inside = column < WIDTH
-        value = added(x, skip, bias, start + column, column, inside, inside, HAS_BIAS)
+        value = added(x, skip, bias, start + column, column, inside, inside, HAS_SKIP, HAS_BIAS)
         result = ((value - mean) - error) * factor * tl.load(gamma + column, mask=inside, other=0.0).to(tl.float32)
         if HAS_BETA:
             result += tl.load(beta + column, mask=inside, other=0.0).to(tl.float32)
@@ -117,10 +129,11 @@ def skip_layer_normalization_wide(
 
 
 @triton.jit
-def added(x, skip, bias, offset, column, mask, inside, HAS_BIAS: tl.constexpr):
+def added(x, skip, bias, offset, column, mask, inside, HAS_SKIP: tl.constexpr, HAS_BIAS: tl.constexpr):
     """The float32 x[offset] + skip[offset] + bias[column], and 0 where a column is not inside."""
     value = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
-    value += tl.load(skip + offset, mask=mask, other=0.0).to(tl.float32)
+    if HAS_SKIP:
+        value += tl.load(skip + offset, mask=mask, other=0.0).to(tl.float32)
     if HAS_BIAS:
         value += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
     return value
@@ -140,16 +153,21 @@ def variants(use: Use, capability: int) -> list[Variant]:
     width = known(use, "x", -1)
     rows, columns, warps = tile(width)
     element = use.types["x"]
-    beta, bias, total = (use.has(operand) for operand in ("beta", "bias", "sum"))
+    skip, beta, bias, total = (use.has(operand) for operand in ("skip", "beta", "bias", "sum"))
+    rms = bool(use.attributes["rms"])
+    # What came later is in the key only where it differs from what there was, so that archives keep their keys.
+    later = ({} if skip else {"skip": False}) | ({"rms": True} if rms else {})
     pointers = ("x", "skip", "gamma", "beta", "bias", "output", "total")
     return [
         Variant(
-            key=key("skip_layer_normalization", element, width=width, beta=beta, bias=bias, sum=total),
+            key=key("skip_layer_normalization", element, width=width, beta=beta, bias=bias, sum=total, **later),
             module=__name__,
             function="skip_layer_normalization" if width <= WIDEST else "skip_layer_normalization_wide",
             arguments={name: pointer(element) for name in pointers} | {"epsilon": "fp32", "rows": "i64"},
             constants={
                 "WIDTH": width,
+                "RMS": rms,
+                "HAS_SKIP": skip,
                 "HAS_BETA": beta,
                 "HAS_BIAS": bias,
                 "HAS_TOTAL": total,

@@ -1,4 +1,8 @@
-"""SkipLayerNormalization: a residual connection, the bias of the matrix product before it, and LayerNormalization."""
+"""SkipLayerNormalization: a residual connection, the bias of the matrix product before it, and the normalization.
+
+The normalization is LayerNormalization (Ba, Kiros and Hinton, "Layer Normalization", 2016), or with `rms` that of Zhang
+and Sennrich ("Root Mean Square Layer Normalization", 2019), which takes no mean off.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from turbo_onnx.custom_ops.specification import Array, Attribute, Attributes, Di
 
 _INPUTS = (
     Operand("x", "T", "[..., H]", "The rows."),
-    Operand("skip", "T", "[..., H]", "The residual, of the same shape."),
+    Operand("skip", "T", "[..., H]", "The residual, of the same shape.", optional=True),
     Operand("gamma", "T", "[H]", "Scale of the normalization."),
     Operand("beta", "T", "[H]", "Shift of the normalization.", optional=True),
     Operand("bias", "T", "[H]", "Added to every row before the normalization.", optional=True),
@@ -21,21 +25,32 @@ _OUTPUTS = (
     Operand("output", "T", "[..., H]", "The normalized sum."),
     Operand("sum", "T", "[..., H]", "x + skip + bias, for blocks that read the sum again.", optional=True),
 )
-_ATTRIBUTES = (Attribute("epsilon", 1e-5, "Added to the variance."),)
+_ATTRIBUTES = (
+    Attribute("epsilon", 1e-5, "Added to the variance, or to the mean square."),
+    Attribute("rms", 0, "1: no mean is subtracted, and the root of the mean square divides."),
+)
 
 
 def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.FunctionProto:
     beta = "beta" if "beta" in present else None
-    total = "plain = Add (x, skip)\n sum = Add (plain, bias)\n" if "bias" in present else "sum = Add (x, skip)\n"
-    text = total + bodies.layer_normalization(opset, "output", "sum", "gamma", beta)
+    added = [name for name in ("skip", "bias") if name in present]
+    if len(added) == 2:
+        total = "plain = Add (x, skip)\n sum = Add (plain, bias)\n"
+    else:
+        total = f"sum = Add (x, {added[0]})\n" if added else "sum = Identity (x)\n"
+    normalization = bodies.rms_normalization if attributes["rms"] else bodies.layer_normalization
+    text = total + normalization(opset, "output", "sum", "gamma", beta)
     return bodies.function("SkipLayerNormalization", _INPUTS, _OUTPUTS, _ATTRIBUTES, opset, text)
 
 
 def _reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[Array, ...]:
     x, skip, gamma, beta, bias = inputs
-    assert x is not None and skip is not None and gamma is not None
-    total = x.astype(np.float64) + skip.astype(np.float64) + (0.0 if bias is None else bias.astype(np.float64))
-    output = layers.layer_normalization(total, gamma, beta, attributes["epsilon"])
+    assert x is not None and gamma is not None
+    total = x.astype(np.float64)
+    for term in (skip, bias):
+        total = total if term is None else total + term.astype(np.float64)
+    normalization = layers.rms_normalization if attributes["rms"] else layers.layer_normalization
+    output = normalization(total, gamma, beta, attributes["epsilon"])
     return output.astype(x.dtype), total.astype(x.dtype)
 
 
@@ -47,7 +62,7 @@ def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tup
 SPEC = OperatorSpec(
     name="SkipLayerNormalization",
     doc="sum = x + skip + bias; output = (sum - mean(sum)) / sqrt(variance(sum) + epsilon) * gamma + beta, with mean "
-    "and variance over the last axis.",
+    "and variance over the last axis; with rms = 1, output = sum / sqrt(mean(sum * sum) + epsilon) * gamma + beta.",
     inputs=_INPUTS,
     outputs=_OUTPUTS,
     attributes=_ATTRIBUTES,
@@ -56,4 +71,5 @@ SPEC = OperatorSpec(
     body=_body,
     reference=_reference,
     output_shapes=_output_shapes,
+    forms=16,  # fusions make eight of LayerNormalization with skip, four of RMS normalization, and three without skip
 )
