@@ -106,7 +106,7 @@ class TokenLayout:
             return None
         if is_elementwise(node):
             return self._elementwise(node)
-        if not is_op(node, node.op):
+        if not has_standard_meaning(node):
             return None
         if node.op in _REARRANGING:
             return self._rearranged(node)
@@ -257,6 +257,11 @@ _RULES: dict[str, Callable[[TokenLayout, gs.Node, int], Tokenwise | None]] = {
 }
 
 
+def has_standard_meaning(node: gs.Node) -> bool:
+    """Whether the node means what the standard operator of its name does."""
+    return is_op(node, node.op) or is_op(node, "Gelu", "RMSNormalization", domain=RAISED_DOMAIN)
+
+
 def is_elementwise(node: gs.Node) -> bool:
     """Whether the node's result is computed element by element, its operands broadcast against each other."""
-    return is_op(node, *_ELEMENTWISE) or is_op(node, "Gelu", domain=RAISED_DOMAIN)
+    return node.op in _ELEMENTWISE and has_standard_meaning(node)

@@ -23,9 +23,11 @@ from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
+from turbo_onnx.passes.fuse_normalization import FuseNormalization
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
+from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_projections import MergeProjections
 from turbo_onnx.passes.plan_memory import PlanMemory
@@ -35,6 +37,7 @@ from turbo_onnx.passes.raise_gelu import RaiseGelu
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
 from turbo_onnx.passes.raise_linear import RaiseLinear
 from turbo_onnx.passes.raise_opset import RaiseOpset
+from turbo_onnx.passes.raise_rms_normalization import RaiseRmsNormalization
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
 from turbo_onnx.passes.remove_no_ops import RemoveNoOps
@@ -57,6 +60,7 @@ CLEAN: tuple[Pass, ...] = (
 RAISE: tuple[Pass, ...] = (
     RaiseOpset(),
     RaiseLayerNormalization(),
+    RaiseRmsNormalization(),
     RaiseGelu(),
     RaiseLinear(),
     RaiseAttention(),
@@ -67,12 +71,14 @@ PACK: tuple[Pass, ...] = (RemovePadding(), PoolFirstTokensEarly())
 FUSE: tuple[Pass, ...] = (
     FuseEmbedLayerNormalization(),
     FuseSkipLayerNormalization(),
+    FuseNormalization(),
     FuseBiasGelu(),
     MergeProjections(),
 )
 LOWER: tuple[Pass, ...] = (
     LowerAttention(),
     LowerGelu(),
+    LowerRmsNormalization(),
 )
 CONVERT: tuple[Pass, ...] = (ConvertPrecision(),)
 

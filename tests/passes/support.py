@@ -16,7 +16,11 @@ import onnxruntime as ort
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 
-LOWERINGS = (("lower_gelu", "LowerGelu"), ("lower_attention", "LowerAttention"))
+LOWERINGS = (
+    ("lower_gelu", "LowerGelu"),
+    ("lower_attention", "LowerAttention"),
+    ("lower_rms_normalization", "LowerRmsNormalization"),
+)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

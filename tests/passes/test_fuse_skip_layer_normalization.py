@@ -10,6 +10,7 @@ from tests.passes.support import apply, count, equivalent, graph, normal, operat
 from turbo_onnx import shapes
 from turbo_onnx.model import Model
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
+from turbo_onnx.passes.raise_rms_normalization import RaiseRmsNormalization
 
 ROWS = "float[4] gamma = {1, 2, -1, 0.5}, float[4] beta = {0.1, 0.2, 0.3, 0.4}, float[4] bias = {1, -1, 2, 0}"
 
@@ -86,6 +87,35 @@ def test_two_in_a_row_hand_the_sum_on() -> None:
     assert report.applied == 2
     assert operators(model) == ["turbo_onnx.SkipLayerNormalization", "Relu", "turbo_onnx.SkipLayerNormalization", "Add"]
     equivalent(before, model, inputs())
+
+
+RMS = "p = Mul(t, t) m = ReduceMean<axes=[-1]>(p) e = Add(m, eps) q = Sqrt(e) n = Div(t, q) g = Mul(gamma, n)"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_rms_normalization_is_fused_in_the_same_way(bias: bool, again: bool) -> None:
+    total = "b = Add(x, bias) t = Add(b, skip)" if bias else "t = Add(skip, x)"
+    end = "y = Add(g, t)" if again else "y = Relu(g)"
+    model = model_of(f"{total} {RMS} {end}", rows=f"{ROWS}, float eps = {{0.25}}")
+    before = run(model, inputs())
+    RaiseRmsNormalization().run(model)
+    assert apply(FuseSkipLayerNormalization(), model).applied == 1
+    node = model.graph.nodes[0]
+    assert operators(model) == ["turbo_onnx.SkipLayerNormalization", "Add" if again else "Relu"]
+    assert node.attrs == {"epsilon": 0.25, "rms": 1}
+    assert (len(node.inputs), len(node.outputs)) == (5 if bias else 3, 2 if again else 1)
+    equivalent(before, model, inputs())
+
+
+def test_the_standard_rms_normalization_is_fused() -> None:
+    nodes = "t = Add(x, skip) y = RMSNormalization(t, gamma)"
+    text = f"g (float[B,4] x, float[B,4] skip) => (float[B,4] y) <{ROWS}> {{{nodes}}}"
+    model = parse(graph(text, opset=23, ir_version=11))
+    data = {"x": normal(3, 4), "skip": normal(3, 4, seed=1)}
+    before = run(model, data)
+    assert apply(FuseSkipLayerNormalization(), model).applied == 1
+    equivalent(before, model, data)
 
 
 REFUSALS: dict[str, tuple[str, dict[str, str], str]] = {

@@ -43,6 +43,7 @@ def random_model(seed: int) -> RandomModel:
     random = np.random.default_rng(seed)
     b = Builder(random, int(random.choice(OPSETS)), plain=bool(random.random() < 0.4))
     e = Encoder(b, hidden=int(random.choice([8, 12])), heads=int(random.choice([1, 2, 2, 4])))
+    e.rms = bool(np.random.default_rng((seed, 1)).random() < 0.3)  # of its own, so that the other models stay
     inputs: dict[str, str] = {}
     streams = [_stream(b, inputs, "")]
     if b.maybe(0.25) and not b.plain:

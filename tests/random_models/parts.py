@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from tests.random_models import split_heads
 from tests.random_models.builder import LONGEST, LOWEST, VOCABULARY, Builder, Stream
+from tests.random_models.norms import rms_normalized
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Encoder:
         hidden, heads: sizes.
         other: a second stream of tokens, or None.
         same_length: whether its sequences are as long as those of the first.
+        rms: whether its layers normalize without taking the mean off.
     """
 
     b: Builder
@@ -27,6 +29,7 @@ class Encoder:
     heads: int
     other: Stream | None = None
     same_length: bool = True
+    rms: bool = False
 
     # Masks
 
@@ -267,6 +270,8 @@ class Encoder:
 
     def normalize(self, x: str) -> str:
         b = self.b
+        if self.rms:
+            return rms_normalized(b, x, self.hidden, 3)
         scale, shift = b.const(1 + 0.2 * b.random.standard_normal(self.hidden)), b.weight(self.hidden)
         if b.opset >= 17 and b.maybe():
             return b.op("LayerNormalization", x, scale, shift, axis=-1 if b.maybe() else 2)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.random_models.builder import Builder, Stream
+from tests.random_models.builder import Stream
+from tests.random_models.norms import rms_normalized
 
 if TYPE_CHECKING:
     from tests.random_models.parts import Encoder
@@ -19,19 +20,13 @@ def changed(e: Encoder, stream: Stream, q: str, k: str, v: str) -> tuple[str, st
     b, size = e.b, e.hidden // e.heads
     kind = b.pick("as they are", "as they are", "as they are", "rotated", "pairs rotated", "normed", "normed, rotated")
     if "normed" in kind:
-        q, k = (_normed(b, x, size) for x in (q, k))
+        q, k = (rms_normalized(b, x, size, 4) for x in (q, k))
     if "rotated" in kind and size % 2 == 0:
         angles = _angles(e, stream, size)
         q, k = (_rotated(e, x, angles, pairs="pairs" in kind) for x in (q, k))
     if e.heads % 2 == 0 and b.pick("own keys", "own keys", "own keys", "shared keys") == "shared keys":
         k, v = (_shared(e, stream, x, size) for x in (k, v))
     return q, k, v
-
-
-def _normed(b: Builder, x: str, size: int) -> str:
-    square = b.op("Mul", x, x)
-    norm = b.op("Sqrt", b.op("Add", b.reduce("Mean", square, -1 if b.maybe() else 3), b.const(1e-5)))
-    return b.both("Mul", b.op("Div", x, norm), b.const(1 + 0.2 * b.random.standard_normal(size)))
 
 
 def _angles(e: Encoder, stream: Stream, size: int) -> tuple[str, str]:

@@ -96,9 +96,11 @@ RULES: dict[str, Rule] = {
     "ArgMin": _arg,
     "LayerNormalization": _normalization,
     "RMSNormalization": _normalization,
+    "SimplifiedLayerNormalization": _normalization,
 }
 
 RAISED_RULES: dict[str, Rule] = {
     "Attention": _raised_attention,
+    "RMSNormalization": _normalization,
     "Gelu": lambda read: [Fact(read.fact(0).dtype, read.shape(0))],
 }

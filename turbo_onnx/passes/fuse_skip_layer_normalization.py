@@ -1,6 +1,7 @@
-"""Fuse LayerNormalization(x + skip) into one SkipLayerNormalization, with the projection's bias where it is constant.
+"""Fuse normalization(x + skip) into one SkipLayerNormalization, with the projection's bias where it is constant.
 
-The sum is often read again further down (pre-norm blocks), so it is a result of the pattern too.
+The normalization is LayerNormalization or RMSNormalization. The sum is often read again further down (pre-norm blocks),
+so it is a result of the pattern too.
 
 The kernel does not broadcast, so both operands must have one shape in every run, by the file's own names for its sizes.
 """
@@ -19,18 +20,19 @@ from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fusion import Fusion
 from turbo_onnx.passes.proven_shapes import ProvenShapes
-from turbo_onnx.pattern import Expression, bind, constant, op, optional, variables
+from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.pattern import Expression, bind, constant, op, operators, optional, variables
 
 
 class FuseSkipLayerNormalization(Fusion):
-    """A residual sum and the LayerNormalization over its last axis become one operator.
+    """A residual sum and the normalization over its last axis become one operator.
 
     Args:
         proven: of the graph that the pass runs on, which it finds out itself unless told.
     """
 
     name = "fuse-skip-layer-normalization"
-    summary = "Fuse a residual sum, the bias in front of it and LayerNormalization into SkipLayerNormalization."
+    summary = "Fuse a residual sum, the bias in front of it and its normalization into SkipLayerNormalization."
 
     def __init__(self, proven: ProvenShapes | None = None) -> None:
         self._proven = proven
@@ -43,9 +45,8 @@ class FuseSkipLayerNormalization(Fusion):
 
     def pattern(self) -> tuple[Expression, Expression]:
         x, skip = variables("x skip")
-        gamma, beta = constant("gamma"), optional("beta")
         total = ((x + constant("bias")) + skip | x + skip).named("total")
-        return op.LayerNormalization(total, gamma, beta, axis=-1, epsilon=bind("epsilon"), stash_type=1), total
+        return normalized(total), total
 
     def rewrite(self, match: Match, edit: Editor) -> tuple[Tensor, Tensor | None]:
         x, skip, total = match.x, match.skip, match.total
@@ -58,8 +59,7 @@ class FuseSkipLayerNormalization(Fusion):
                 skip.name,
             )
         width = x.shape[-1]
-        vector(match.gamma, width)
-        constant_or_absent(match.beta, width)
+        check_ends(match, width)
         if match.bias is not None:
             vector(match.bias, width)
         normal = edit.variable("SkipLayerNormalization_output")
@@ -69,7 +69,7 @@ class FuseSkipLayerNormalization(Fusion):
         edit.node(
             "SkipLayerNormalization",
             [x, skip, match.gamma, match.beta, match.bias],
-            attrs={"epsilon": float(match.epsilon)},
+            attrs=kind(match),
             domain=DOMAIN,
             outputs=results,
         )
@@ -78,17 +78,41 @@ class FuseSkipLayerNormalization(Fusion):
         return normal, results[1] if len(results) > 1 else None
 
 
+def normalized(total: Expression) -> Expression:
+    """Every normalization of `total` over its last axis, scaled by "gamma" and maybe shifted by "beta"."""
+    gamma, epsilon = constant("gamma"), bind("epsilon")
+    layer = op.LayerNormalization(total, gamma, optional("beta"), axis=-1, epsilon=epsilon, stash_type=1)
+    standard = op.RMSNormalization(total, gamma, axis=-1, epsilon=epsilon, stash_type=1)
+    return layer | standard | operators(RAISED_DOMAIN).RMSNormalization(total, gamma, axis=-1, epsilon=epsilon)
+
+
+def kind(match: Match) -> dict[str, float | int]:
+    """The attributes of SkipLayerNormalization for the normalization that matched."""
+    return {"epsilon": float(match.epsilon), "rms": int(match.root.op == "RMSNormalization")}
+
+
+def check_ends(match: Match, width: Any) -> None:
+    """Raise Reject unless what matched scales and shifts by constant rows [width]."""
+    vector(match.gamma, width)
+    constant_or_absent(match.beta, width)
+
+
 def same_rows(x: Tensor, skip: Tensor) -> None:
     """Raise Reject unless both are float32 tensors [..., H] of one known shape."""
     for tensor in (x, skip):
-        if tensor.dtype != np.float32:
-            raise Reject("{} is {}, and there is a kernel for float32 only", tensor.name, tensor.dtype)
+        check_type(tensor)
         if not is_known(tensor.shape):
             raise Reject("the shape of {} is not known", tensor.name)
     if list(x.shape) != list(skip.shape):
         raise Reject("{} {} broadcasts against {} {}", x.name, list(x.shape), skip.name, list(skip.shape))
     if not x.shape or not isinstance(x.shape[-1], int):
         raise Reject("the length of the last axis of {} is not known", x.name)
+
+
+def check_type(tensor: Tensor) -> None:
+    """Raise Reject unless there is a kernel for the tensor's type."""
+    if tensor.dtype != np.float32:
+        raise Reject("{} is {}, and there is a kernel for float32 only", tensor.name, tensor.dtype)
 
 
 def is_known(shape: Shape) -> bool:

@@ -18,8 +18,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.attributes import UNKNOWN, read
-from turbo_onnx.graph import Tensor, input_or_none, integers, is_op
-from turbo_onnx.layout import is_elementwise
+from turbo_onnx.graph import Tensor, input_or_none, integers
+from turbo_onnx.layout import has_standard_meaning, is_elementwise
 
 Order = tuple[int, ...]
 _ON_LAST_AXES = ("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization")
@@ -88,7 +88,7 @@ def moved(node: gs.Node, order: Order, opset: int) -> Moved | None:
         return None
     if is_elementwise(node):
         return _elementwise(node, order)
-    rule = _RULES.get(node.op) if is_op(node, node.op) else None
+    rule = _RULES.get(node.op) if has_standard_meaning(node) else None
     if rule is None or len(node.inputs[0].shape) < len(order):
         return None
     return rule(node, order, opset)

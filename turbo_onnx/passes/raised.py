@@ -6,6 +6,7 @@ node gets the same name in this domain. It lives only until the fuse and lower s
 | operator | standard since | lowered by |
 |---|---|---|
 | Gelu(X; approximate) | 20 | lower-gelu |
+| RMSNormalization(X, scale; axis, epsilon) | 23 | lower-rms-normalization |
 | Attention(Q, K, V, attention_bias?; scale, guard, causal) | 23 | lower-attention |
 """
 
