@@ -72,6 +72,8 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
     words = dict.fromkeys(("word_ids", "token_type_ids", "position_ids"), ("T",))
     restored = {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)}
     normalized = {"x": row, "skip": row, "bias": vector} | ends
+    scaled = {"x": row, "skip": row, "gamma": vector, "output": row, "sum": row}
+    heads = {"x": ("T", width // 64, 64), "gamma": (64,), "output": ("T", width // 64, 64)}
     wide, wide_vector = ("T", 4 * width), (4 * width,)
     joined, angles = ("T", 3 * width), ("P", HEAD)
     rotated = {"input": joined, "cos": angles, "sin": angles, "index": ("T",), "output": joined}
@@ -85,8 +87,10 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
             use("GatedActivation", {"x": ("T", 6 * width), "output": ("T", 3 * width)}, activation="gelu", gate_last=0),
             9 * moved,
         ),
-        "SkipLayerNormalization": (use("SkipLayerNormalization", normalized, epsilon=1e-12), 3 * moved),
-        "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12), 4 * moved),
+        "SkipLayerNormalization": (use("SkipLayerNormalization", normalized, epsilon=1e-12, rms=0), 3 * moved),
+        "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12, rms=0), 4 * moved),
+        "  RMS, with the sum": (use("SkipLayerNormalization", scaled, epsilon=1e-6, rms=1), 4 * moved),
+        "  RMS of heads": (use("SkipLayerNormalization", heads, epsilon=1e-6, rms=1), 2 * moved),
         "EmbedLayerNormalization": (
             use("EmbedLayerNormalization", words | tables | ends, epsilon=1e-12), 2 * moved + ids
         ),

@@ -7,6 +7,7 @@ import pytest
 
 from tests.passes.support import graph, normal, parse
 from turbo_onnx import shapes
+from turbo_onnx.graph import RAISED_DOMAIN
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise
 
 CONSTANTS = """
@@ -22,13 +23,15 @@ INPUTS = """
 TOKEN, POSITION, SEQUENCE, CONSTANT, ABSENT = Role.TOKEN, Role.POSITION, Role.SEQUENCE, Role.CONSTANT, Role.ABSENT
 
 
-def rule(nodes: str, opset: int = 17) -> Tokenwise | None:
-    """How the node that computes `y` is written on packed rows."""
+def rule(nodes: str, opset: int = 17, raised: str = "") -> Tokenwise | None:
+    """How the node that computes `y`, which is the raised operator of that name if given, is written on packed rows."""
     body = f"g ({INPUTS}) => () <{CONSTANTS}> {{ f = Reshape(x, flat) e = Exp(x) {nodes} }}"
     proto = parse_untyped(body, opset)
     shapes.infer(proto)
     node = next(node for node in proto.graph.nodes if any(tensor.name == "y" for tensor in node.outputs))
     assert isinstance(node, gs.Node)
+    if raised:
+        node.op, node.domain = raised, RAISED_DOMAIN
     return TokenLayout("B", "S", opset).tokenwise(node)
 
 
@@ -77,6 +80,13 @@ def test_what_treats_every_token_by_itself(name: str) -> None:
     found = rule(nodes)
     assert found is not None
     assert found.roles == roles
+
+
+def test_a_raised_normalization_is_what_the_standard_one_is() -> None:
+    found = rule("y = LayerNormalization(x, vector)", raised="RMSNormalization")
+    assert found is not None
+    assert (found.roles, found.attrs["axis"]) == ((TOKEN, CONSTANT), -1)
+    assert rule("y = LayerNormalization(x, vector)", raised="Attention") is None
 
 
 MIXING = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.passes.attention_graphs import cleaned
-from tests.passes.support import apply, count, equivalent, graph, normal, parse, run
+from tests.passes.support import apply, count, equivalent, graph, normal, operators, parse, run
 from turbo_onnx.model import Model
 from turbo_onnx.passes.cancel_transposes import CancelTransposes
 from turbo_onnx.passes.convert_constants import ConvertConstants
+from turbo_onnx.passes.raise_rms_normalization import RaiseRmsNormalization
 
 
 def prepared(model: Model) -> Model:
@@ -56,6 +57,17 @@ def test_opposite_transposes_go(name: str) -> None:
     computed = name == "a computed number for each position"
     assert apply(CancelTransposes(), after).applied == 1
     assert count(after)["Transpose"] == 0 if not computed else count(after)["Transpose"] <= 1
+    data = {"x": normal(2, 3, 8, seed=1)}
+    equivalent(run(before, data), after, data)
+
+
+def test_a_raised_normalization_lets_them_pass() -> None:
+    square = "two = Constant<value_float = 2.0>() eps = Constant<value_float = 0.5>() p = Pow(t, two)"
+    chain = f"{square} a = ReduceMean<axes = [-1]>(p) e = Add(a, eps) s = Sqrt(e) n = Div(t, s) m = Mul(n, b)"
+    before, after = (model_of(f"{FIRST} {chain} {LAST}") for _ in range(2))
+    RaiseRmsNormalization().run(after)
+    assert apply(CancelTransposes(), after).applied == 1
+    assert operators(after) == ["turbo_onnx.raised.RMSNormalization"]
     data = {"x": normal(2, 3, 8, seed=1)}
     equivalent(run(before, data), after, data)
 
