@@ -73,7 +73,8 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
     restored = {"rows": row, "token_index": ("T",), "mask": ("B", "S"), "output": ("B", "S", width)}
     normalized = {"x": row, "skip": row, "bias": vector} | ends
     scaled = {"x": row, "skip": row, "gamma": vector, "output": row, "sum": row}
-    heads = {"x": ("T", width // 64, 64), "gamma": (64,), "output": ("T", width // 64, 64)}
+    of_heads = ("T", width // HEAD, HEAD)
+    split = {"x": of_heads, "gamma": (HEAD,), "output": of_heads}
     wide, wide_vector = ("T", 4 * width), (4 * width,)
     joined, angles = ("T", 3 * width), ("P", HEAD)
     rotated = {"input": joined, "cos": angles, "sin": angles, "index": ("T",), "output": joined}
@@ -90,7 +91,7 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
         "SkipLayerNormalization": (use("SkipLayerNormalization", normalized, epsilon=1e-12, rms=0), 3 * moved),
         "  with the sum": (use("SkipLayerNormalization", normalized | {"sum": row}, epsilon=1e-12, rms=0), 4 * moved),
         "  RMS, with the sum": (use("SkipLayerNormalization", scaled, epsilon=1e-6, rms=1), 4 * moved),
-        "  RMS of heads": (use("SkipLayerNormalization", heads, epsilon=1e-6, rms=1), 2 * moved),
+        "  RMS of heads": (use("SkipLayerNormalization", split, epsilon=1e-6, rms=1), 2 * moved),
         "EmbedLayerNormalization": (
             use("EmbedLayerNormalization", words | tables | ends, epsilon=1e-12), 2 * moved + ids
         ),

@@ -33,7 +33,7 @@ ROWS = {"32 x 768": (32, 768), "1024 x 768": (1024, 768), "32 x 1024": (32, 1024
 
 def layers(shape: tuple[int, ...], rms: int, *, residual: bool) -> bytes:
     """Layers that each normalize what the one before gives, with the sum of the one before where there are sums."""
-    dims = ["T", *shape[1:]]
+    dims: list[str | int | None] = ["T", *shape[1:]]
     nodes, skip = [], "skip"
     for layer in range(LAYERS):
         x = "x" if layer == 0 else f"output_{layer - 1}"
