@@ -211,6 +211,7 @@ def test_the_node_that_begins_a_run_allocates_nothing(tmp_path: Path) -> None:
 WRITTEN = {"Cast": "Cast<to = 1>(a)", "BiasGelu": "turbo_onnx.BiasGelu(a, bias)"} | {
     "SkipLayerNormalization": "turbo_onnx.SkipLayerNormalization(a, x, bias)",
     "GatedActivation": "turbo_onnx.GatedActivation(a, x)",
+    "RotaryEmbedding": "turbo_onnx.RotaryEmbedding<num_heads = 1>(a, , x, x)",
 }
 
 
