@@ -1,22 +1,27 @@
-"""Prove what an attention's additive bias hides: the keys of padding, and what comes after a query.
+"""Prove what an attention's additive bias hides: the keys of padding, and those too far before or after a query.
 
 A bias is known by its table (`masks.py`): what it adds for real keys and for padding keys, to rows of real tokens and
-of padding, at each distance of query and key. Terms that are not known that well (relative positions) may be added to
-it; then it is only known that padding is hidden.
+of padding, at each distance of query and key. Where it adds nothing at the distances around 0 and hides all others, it
+is a window; one that ends at 0 and is open to the past is a causal mask. Terms that are not known that well (relative
+positions) may be added to it; then it is only known that padding is hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from turbo_onnx.custom_ops.varlen_attention.window import Window
 from turbo_onnx.distances import AtLeast, Stretch, stretches
 from turbo_onnx.graph import Tensor, is_op, producer
 from turbo_onnx.masks import MASKED_AT_MOST, MaskFunction, MaskFunctions
 
+_FARTHEST = (1 << 30) - 1  # no two positions are farther apart: their scores would not fit any memory
+_EVERYWHERE = Window(None, None)
 _KEYS, _QUERIES = (-4, -1), (-4, -2)  # where a mask's batch and position lie in a bias [B, H, S, S]
 
 
@@ -26,11 +31,11 @@ class AttentionMask:
 
     Attributes:
         mask: keys where this [B, S] tensor is 0 are pushed far below all others; those where it is 1 if `inverted`.
-        alone: whether the bias is nothing else (but for what `causal` says); otherwise other terms are added.
+        alone: whether the bias is nothing else (but for what the window says); otherwise other terms are added.
         from_all: whether those keys are hidden from rows of padding too, since every row sees all tokens' keys.
         from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
         inverted: see `mask`.
-        causal: whether the bias hides from each row the keys that come after it, too.
+        window: which distances of keys the bias shows to rows of real tokens. It is only known where it is `alone`.
     """
 
     mask: Tensor
@@ -38,7 +43,7 @@ class AttentionMask:
     from_all: bool
     from_tokens: bool
     inverted: bool = False
-    causal: bool = False
+    window: Window = _EVERYWHERE
 
 
 class _Added(NamedTuple):
@@ -94,9 +99,11 @@ def _proven(function: MaskFunction) -> AttentionMask | None:
             return AttentionMask(function.mask, True, from_all, True, inverted)
         if len(rows) == 1:  # the same at every distance
             continue
-        causal = all(_is_causal(added) for added in rows)
+        window = _window(rows)
+        if window is not None:
+            return AttentionMask(function.mask, True, False, True, inverted, window)
         itself = all(added.real >= MASKED_AT_MOST / 10 for added in rows if added.distances.includes(0))
-        return AttentionMask(function.mask, causal, False, itself, inverted, causal)
+        return AttentionMask(function.mask, False, False, itself, inverted)
     return None
 
 
@@ -104,12 +111,22 @@ def _hidden(number: float) -> bool:
     return bool(number <= MASKED_AT_MOST)
 
 
-def _is_causal(added: _Added) -> bool:
-    """Whether a real key at these distances is seen if it is not after the query, and only then."""
-    first, last, _ = added.distances
-    if first is not None and first >= 0:
-        return added.real == 0
-    return last is not None and last < 0 and _hidden(added.real)
+def _window(rows: Sequence[_Added]) -> Window | None:
+    """How far before and after a query keys are seen, where those around it are and all others are hidden.
+
+    A query sees itself at the least: a row that sees nothing would attend to the keys of padding, too.
+    """
+    seen = [added.distances for added in rows if added.real == 0]
+    if not seen or any(added.real != 0 and not _hidden(added.real) for added in rows):
+        return None
+    if not all(before.last is not None and before.last + 1 == after.first for before, after in pairwise(seen)):
+        return None
+    if not any(distances.includes(0) for distances in seen):
+        return None
+    first, last = seen[0].first, seen[-1].last
+    before = None if last is None or last >= _FARTHEST else last
+    after = None if first is None or -first >= _FARTHEST else -first
+    return Window(before, after)
 
 
 def _added(function: MaskFunction, *, real_rows: bool) -> Iterator[_Added]:

@@ -41,7 +41,8 @@ class Facts:
 
     def __setitem__(self, tensor: gs.Variable, fact: Fact) -> None:
         shape = fact.shape and tuple(self.symbols.resolve(size) for size in fact.shape)
-        self._facts[id(tensor)] = Fact(fact.dtype, shape, values.representable(fact.value, fact.dtype))
+        value = values.broadcastable(values.representable(fact.value, fact.dtype), shape)
+        self._facts[id(tensor)] = Fact(fact.dtype, shape, value)
 
     def _constant(self, tensor: gs.Constant) -> Fact:
         known = self._constants.get(id(tensor))

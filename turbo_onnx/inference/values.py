@@ -130,6 +130,15 @@ def representable(value: Value | None, dtype: Any) -> Value | None:
     return value if dtype.kind == "i" and dtype.itemsize >= 4 else None
 
 
+def broadcastable(value: Value | None, shape: Sequence[Dim | int] | None) -> Value | None:
+    """The value of a tensor of the shape, in which no index counts along axes of size 1: they may be broadcast."""
+    if not isinstance(value, Affine) or shape is None or len(shape) != len(value.coefficients):
+        return value
+    return Affine(
+        value.offset, tuple(0 if size == 1 else step for step, size in zip(value.coefficients, shape, strict=True))
+    )
+
+
 def single(value: Value | None) -> Item:
     """The one item that all elements share, or None."""
     if isinstance(value, Uniform):

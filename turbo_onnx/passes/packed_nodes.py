@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
-from turbo_onnx.custom_ops.varlen_attention.window import window_of
+from turbo_onnx.custom_ops.varlen_attention.window import Window, window_of
 from turbo_onnx.graph import Editor, Shape, Tensor, input_or_none, is_op
 from turbo_onnx.layout import Role, Tokenwise, is_elementwise
 from turbo_onnx.padding_flow import PaddingFlow
@@ -33,17 +33,18 @@ class PackedNodes:
     def attention(self, node: gs.Node) -> None:
         """Attention within sequences of packed rows.
 
-        Rows keep their order, so that a bias which hides what comes after a row is left out as one of padding is.
+        Rows keep their order, so that a bias which hides what comes after a row is left out as one of padding is. How
+        far apart two rows are is not kept where padding lies between them, so other windows need their positions.
         """
         known = self._flow.attention(node)
-        causal = int(node.attrs.get("causal", 0)) or int(known is not None and known.causal)
+        window = window_of(node.attrs)
+        window = window if known is None else _overlap(window, known.window)
         operands = [None if input_or_none(node, i) is None else self._rows.of(node.inputs[i]) for i in range(3)]
-        # Where a mask has holes, rows are farther apart than their order says.
-        positions = [None, self._rows.token_position] if window_of(node.attrs).by_distance else []
+        positions = [None, self._rows.token_position] if window.by_distance else []
         result = self._edit.node(
             "VarlenAttention",
             [*operands, input_or_none(node, 3), self._rows.cu_seqlens, *positions],
-            attrs=node.attrs | {"causal": causal},
+            attrs=node.attrs | _attributes(window),
             domain=DOMAIN,
             hint=node.name,
             dtype=node.outputs[0].dtype,
@@ -128,3 +129,17 @@ class PackedNodes:
             whole = self._edit.node("Slice", [whole, *bounds], hint=node.name, dtype=INT64, shape=[last - first])
         self._edit.replace(node.outputs[0], whole)
         return True
+
+
+def _overlap(one: Window, other: Window) -> Window:
+    """What both windows show."""
+    before, after = (
+        min((side for side in sides if side is not None), default=None) for sides in zip(one, other, strict=True)
+    )
+    return Window(before, after)
+
+
+def _attributes(window: Window) -> dict[str, int]:
+    """The window as attributes of VarlenAttention."""
+    sides = {"window_before": window.before, "window_after": window.after or None}
+    return {"causal": int(window.after == 0)} | {name: side for name, side in sides.items() if side is not None}
