@@ -348,46 +348,6 @@ def test_keys_that_were_transposed_to_and_fro_are_taken_from_where_they_were() -
     equivalent(run(before, data), after, data)
 
 
-REPEAT = " g = Unsqueeze(one, at2) e = Expand(g, twice) k = Reshape(e, four) kt = Transpose<perm = [0,1,3,2]>(k)"
-SHARED = {"wk1": normal(8, 4, seed=5), "wv1": normal(8, 4, seed=6)}
-SIZES = ", int64[4] single = {0, 0, 1, 4}, int64[5] twice = {1, 1, 2, 1, 1}, int64[4] four = {0, 2, -1, 4}"
-
-
-def test_heads_that_queries_share_are_repeated_with_tokens_in_front() -> None:
-    one = "m1 = MatMul(x, wk1) r1 = Reshape(m1, single) one = Transpose<perm = [0,2,1,3]>(r1)"
-    two = (
-        one.replace("1", "2").replace("x, wk2", "x, wv1").replace("one =", "other =").replace("[0,2,2,3]", "[0,2,1,3]")
-    )
-    value = two + " g2 = Unsqueeze(other, at2) e2 = Expand(g2, twice) v = Reshape(e2, four)"
-    before, after = (
-        layer(SCORES, key=one + REPEAT, value=value, constants=CUTS + SIZES, extra=SHARED) for _ in range(2)
-    )
-    node, _ = fused(after)
-    assert [list(tensor.shape) for tensor in node.inputs[:3]] == [["B", "S", 8]] * 3
-    assert count(after)["Transpose"] == 0
-    check_equivalent(before, after)
-
-
-def test_heads_that_are_repeated_in_another_order_are_not_taken_apart() -> None:
-    """[B, n, G, S, D]: all heads, and all of them again."""
-    one = "m1 = MatMul(x, wk) r1 = Reshape(m1, split) one = Transpose<perm = [0,2,1,3]>(r1)"
-    repeat = REPEAT.replace("Unsqueeze(one, at2)", "Unsqueeze(one, at1)").replace("twice", "again")
-    query = "mq = MatMul(x, wide) rq = Reshape(mq, quads) q = Transpose<perm = [0,2,1,3]>(rq)"
-    value = "mv = MatMul(x, wide) rv = Reshape(mv, quads) v = Transpose<perm = [0,2,1,3]>(rv)"
-    constants = (
-        ", int64[1] at1 = {1}, int64[5] again = {1, 2, 1, 1, 1}, int64[4] quads = {0, 0, 4, 4}, "
-        "int64[4] four = {0, 4, -1, 4}, int64[3] all = {0, 0, 16}"
-    )
-    merge = MERGE.replace("(to, merge)", "(to, all)").replace("wo", "back")
-    extra = {"wide": normal(8, 16, seed=6), "back": normal(16, 8, seed=7)}
-    before, after = (
-        layer(SCORES, query=query, key=one + repeat, value=value, merge=merge, constants=constants, extra=extra)
-        for _ in range(2)
-    )
-    fused(after)
-    check_equivalent(before, after)
-
-
 def test_the_mask_is_handed_on_untouched() -> None:
     model = layer(SCORES)
     node, _ = fused(model)

@@ -32,13 +32,13 @@ def test_a_raised_attention_comes_back_in_as_few_nodes() -> None:
         equivalent(run(before, batch), after, batch)
 
 
-def raised(attrs: dict[str, object], opset: int) -> Model:
+def raised(attrs: dict[str, object], opset: int, *, heads: int = 2, groups: int = 2) -> Model:
     """A model of one raised Attention on graph inputs."""
     value = onnx.helper.make_tensor_value_info
-    shapes = {"q": ["B", 2, "S", 4], "k": ["B", 2, "L", 4], "v": ["B", 2, "L", 3]}
+    shapes = {"q": ["B", heads, "S", 4], "k": ["B", groups, "L", 4], "v": ["B", groups, "L", 3]}
     inputs = [value(name, 1, shape) for name, shape in shapes.items()]
     proto = onnx.helper.make_model(
-        onnx.helper.make_graph([], "g", inputs, [value("y", 1, ["B", 2, "S", 3])]),
+        onnx.helper.make_graph([], "g", inputs, [value("y", 1, ["B", heads, "S", 3])]),
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         ir_version=8,
     )
@@ -65,6 +65,17 @@ def test_scale_and_causality_are_written_out(opset: int, causal: bool) -> None:
     apply(LowerAttention(), model)
     q, k, v = normal(2, 2, 3, 4), normal(2, 2, 5, 4, seed=1), normal(2, 2, 5, 3, seed=2)
     equivalent([reference(q, k, v, 0.5, causal)], model, {"q": q, "k": k, "v": v})
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize(("groups", "repeated"), [(1, 0), (3, 2)])
+def test_keys_that_queries_share_are_repeated_unless_there_is_one(opset: int, groups: int, repeated: int) -> None:
+    model = raised({"scale": 0.5, "guard": 0, "causal": 0}, opset, heads=6, groups=groups)
+    apply(LowerAttention(), model)
+    assert count(model)["Expand"] == repeated
+    q, k, v = normal(2, 6, 3, 4), normal(2, groups, 5, 4, seed=1), normal(2, groups, 5, 3, seed=2)
+    every_k, every_v = (np.repeat(shared, 6 // groups, axis=1) for shared in (k, v))
+    equivalent([reference(q, every_k, every_v, 0.5, causal=False)], model, {"q": q, "k": k, "v": v})
 
 
 def test_a_scale_of_one_costs_nothing() -> None:

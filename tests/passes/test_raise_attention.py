@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.passes.attention_graphs import KEY, MERGE, batches, cleaned, layer
+from tests.passes.attention_graphs import KEY, MERGE, VALUE, batches, cleaned, layer
 from tests.passes.support import apply, count, equivalent, graph, normal, parse, run, sentences
 from turbo_onnx.model import Model
 from turbo_onnx.passes.raise_attention import RaiseAttention
@@ -189,6 +189,33 @@ def test_heads_may_be_joined_with_the_batch(between: str, after: str) -> None:
     equivalent(run(before, data), model, data)
 
 
+ONE_FOR_ALL = {"wk1": normal(8, 4, seed=5), "wv1": normal(8, 4, seed=6)}
+
+
+def one_for_all(value: str = "mv = MatMul(x, wv1) rv = Reshape(mv, single) v = Transpose<perm = [0,2,1,3]>(rv)") -> Model:
+    """Queries of two heads, keys of one."""
+    return layer(
+        "a = MatMul(q, kt) b = Where(keep, zero, infinite) s = Add(a, b) p = Softmax<axis = -1>(s) o = MatMul(p, v)",
+        key="mk = MatMul(x, wk1) rk = Reshape(mk, single) kt = Transpose<perm = [0,2,3,1]>(rk)",
+        value=value,
+        constants=", int64[4] single = {0, 0, 1, 4}",
+        extra=ONE_FOR_ALL,
+    )
+
+
+def test_one_head_of_keys_may_be_broadcast_by_the_products() -> None:
+    before, after = one_for_all(), one_for_all()
+    apply(RaiseAttention(), after)
+    (node,) = [node for node in after.graph.nodes if node.op == "Attention"]
+    assert [tensor.shape[1] for tensor in node.inputs[:3]] == [2, 1, 1]
+    check_equivalent(before, after)
+
+
+def test_one_head_of_keys_for_several_of_values_is_refused() -> None:
+    model = one_for_all(VALUE)
+    assert "same batches and heads" in sentences(apply(RaiseAttention(), model))[0]
+
+
 def test_one_head_without_a_head_axis() -> None:
     text = graph(
         "g (float[B,S,8] q, float[B,L,8] k, float[B,L,3] v, float[B,S,L] bias) => (float[B,S,3] y) {"
@@ -354,6 +381,33 @@ def test_the_standard_operator_on_three_axes() -> None:
     before, after = (layer(node, mask="", merge="", opset=23) for _ in range(2))
     apply(RaiseAttention(), after)
     assert count(after)[RAISED] == 1
+    check_equivalent(before, after)
+
+
+GROUPED = {"wq4": normal(8, 16, seed=5), "wk2": normal(8, 8, seed=6), "wv2": normal(8, 6, seed=7)}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_standard_operator_with_keys_that_queries_share(flat: bool) -> None:
+    projections = "pq4 = MatMul(x, wq4) pk2 = MatMul(x, wk2) pv2 = MatMul(x, wv2)"
+    constants = ", int64[4] fours = {0, 0, 4, 4}, int64[4] twos = {0, 0, 2, -1}, int64[3] all = {0, 0, 12}"
+    split = (
+        "rq4 = Reshape(pq4, fours) rk2 = Reshape(pk2, twos) rv2 = Reshape(pv2, twos) "
+        "q = Transpose<perm = [0,2,1,3]>(rq4) k = Transpose<perm = [0,2,1,3]>(rk2) v = Transpose<perm = [0,2,1,3]>(rv2)"
+    )
+    attention = (
+        "y = Attention<q_num_heads = 4, kv_num_heads = 2>(pq4, pk2, pv2)"
+        if flat
+        else f"{split} o = Attention(q, k, v) to = Transpose<perm = [0,2,1,3]>(o) y = Reshape(to, all)"
+    )
+    before, after = (
+        layer(attention, query=projections, key="", value="", mask="", merge="", constants=constants, extra=GROUPED,
+              outputs="float[B,S,12] y", opset=23)
+        for _ in range(2)
+    )  # fmt: skip
+    apply(RaiseAttention(), after)
+    (node,) = [node for node in after.graph.nodes if node.op == "Attention"]
+    assert [tensor.shape[1] for tensor in node.inputs[:3]] == [4, 2, 2]
     check_equivalent(before, after)
 
 

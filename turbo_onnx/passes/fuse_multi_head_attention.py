@@ -3,7 +3,8 @@
     Q, K, V  [B, S, H*D] ─bias─▶ ─split─▶ [B, H, S, D] ─▶ Attention ─▶ [B, H, S, D] ─merge─▶ [B, S, H*D]
 
 becomes one node on [B, S, H*D]. Where Q, K and V are parts of one projection, the node reads the projection itself;
-an interleaved one (head by head, or in another order) is brought to Q | K | V by permuting its weights offline.
+an interleaved one (head by head, or in another order) is brought to Q | K | V by permuting its weights offline. Keys
+and values that are repeated for several heads of queries are taken as they were before that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.grouped_heads import before_repeating
 from turbo_onnx.passes.head_layout import Source, is_split_or_merged, only_for, replace_merged, side_by_side, sources
 from turbo_onnx.passes.linear import linear, with_columns
 from turbo_onnx.passes.raised import RAISED_DOMAIN
@@ -32,14 +34,27 @@ class _Projections:
     """What the fused node reads.
 
     Attributes:
-        operands: one tensor [B, S, 3*H*D], or three.
-        bias: [2*H*D + H*Dv], or None.
+        operands: one tensor [B, S, (H + 2*G)*D], or three, where G is the number of heads of keys and values.
+        bias: [H*D + G*D + G*Dv], or None.
         factor: further factor of the scores.
     """
 
     operands: tuple[Tensor, ...]
     bias: np.ndarray | None
     factor: float
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """An operand of an attention.
+
+    Attributes:
+        shape: B, H, S, D.
+        found: its ancestors, itself first.
+    """
+
+    shape: tuple[int | str, ...]
+    found: list[Ancestor]
 
 
 class FuseMultiHeadAttention(Pass):
@@ -76,23 +91,26 @@ def _fuse(edit: Editor, node: gs.Node, opset: int) -> None:
     if node.attrs.get("softmax_precision", 0):
         raise Reject("its Softmax runs in another precision than its products")
     batch, heads, rows, _ = operands[0].shape
-    found = [list(ancestors(tensor, opset)) for tensor in operands]
-    if not is_split_or_merged(edit, node.outputs[0], found, opset):
+    found = [_Heads(tuple(tensor.shape), list(ancestors(tensor, opset))) for tensor in operands]
+    if not is_split_or_merged(edit, node.outputs[0], [operand.found for operand in found], opset):
         raise Reject("its heads are neither split above it nor merged below it: fusing it would only add copies")
+    found = _shared(found, opset)
+    groups = found[1].shape[1]
     projections = _packed(edit, node, found) or _separate(edit, node, found)
     bias = None if projections.bias is None else edit.constant(projections.bias, f"{node.name}_bias")
     query, key, value = (*projections.operands, None, None)[:3]
     width = heads * operands[2].shape[3]
+    attrs: dict[str, object] = {
+        "num_heads": heads,
+        "scale": float(node.attrs["scale"]) * projections.factor,
+        "causal": int(node.attrs.get("causal", 0)),
+        "guard": int(node.attrs.get("guard", 0)),
+    }
     result = edit.node(
         "VarlenAttention",
         [query, key, value, bias, None, input_or_none(node, 3)],
         domain=DOMAIN,
-        attrs={
-            "num_heads": heads,
-            "scale": float(node.attrs["scale"]) * projections.factor,
-            "causal": int(node.attrs.get("causal", 0)),
-            "guard": int(node.attrs.get("guard", 0)),
-        },
+        attrs=attrs if groups == heads else attrs | {"kv_num_heads": groups},
         hint=node.name,
         dtype=operands[0].dtype,
         shape=[batch, rows, width],
@@ -100,9 +118,21 @@ def _fuse(edit: Editor, node: gs.Node, opset: int) -> None:
     replace_merged(edit, node.outputs[0], result, opset)
 
 
-def _packed(edit: Editor, node: gs.Node, found: list[list[Ancestor]]) -> _Projections | None:
+def _shared(operands: list[_Heads], opset: int) -> list[_Heads]:
+    """The operands, keys and values without what repeats both of them equally."""
+    query, *others = operands
+    shared = [before_repeating(operand.found, opset) for operand in others]
+    known = [each for each in shared if each is not None]
+    if len(known) != 2 or known[0].times != known[1].times or known[1].found[0].view.factor != 1.0:
+        return operands
+    return [query, *(_Heads(each.shape, each.found) for each in known)]
+
+
+def _packed(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections | None:
     """One projection that holds Q, K and V, with its bias taken off; None where there is none."""
-    choices = [sources(chain) for chain in found]
+    if found[1].shape[3] != found[2].shape[3]:
+        return None
+    choices = [sources(operand.found) for operand in found]
     for query in reversed(choices[0]):
         parts = [query]
         for others in choices[1:]:
@@ -112,9 +142,7 @@ def _packed(edit: Editor, node: gs.Node, found: list[list[Ancestor]]) -> _Projec
             continue
         order = np.concatenate([part.columns for part in parts])
         width = query.tensor.shape[2]
-        if len({part.columns.size for part in parts}) != 1 or any(
-            part.sequence_first != query.sequence_first for part in parts
-        ):
+        if any(part.sequence_first != query.sequence_first for part in parts):
             continue
         if order.size != width or not (np.sort(order) == np.arange(width)).all():
             continue
@@ -135,17 +163,17 @@ def _packed(edit: Editor, node: gs.Node, found: list[list[Ancestor]]) -> _Projec
     return None
 
 
-def _separate(edit: Editor, node: gs.Node, found: list[list[Ancestor]]) -> _Projections:
+def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
     """Three tensors, with their biases taken off where all of them are the attention's own."""
     tensors: list[Tensor] = []
     biases: list[np.ndarray | None] = []
     factor = 1.0
-    for name, operand, chain in zip(_OPERANDS, node.inputs[:3], found, strict=True):
-        usable = [ancestor for ancestor in chain if name != "value" or ancestor.view.factor == 1.0]
+    for name, operand in zip(_OPERANDS, found, strict=True):
+        usable = [ancestor for ancestor in operand.found if name != "value" or ancestor.view.factor == 1.0]
         source: Source | None = next((source for source in reversed(sources(usable)) if source.takes_all), None)
         bias = None
         if source is None:
-            tensor, own_factor = side_by_side(edit, operand, usable)
+            tensor, own_factor = side_by_side(edit, operand.shape, usable)
         else:
             tensor, own_factor = source.tensor, source.factor
             projection = linear(tensor) if only_for(tensor, [*source.nodes, node], edit) else None

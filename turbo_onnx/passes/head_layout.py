@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.graph import Editor, Tensor
-from turbo_onnx.passes.grouped_heads import before_repeating
+from turbo_onnx.passes.grouped_heads import repeated_heads
 from turbo_onnx.passes.reshaping import reshaped, transposed
 from turbo_onnx.passes.views import Ancestor, View, applied, axis_of, positions, viewed_input, whole
 
@@ -73,15 +73,26 @@ def heads_beside_features(found: Sequence[Ancestor]) -> Ancestor | None:
     return None
 
 
-def side_by_side(edit: Editor, operand: Tensor, found: Sequence[Ancestor]) -> tuple[Tensor, float]:
-    """An operand [B, H, S, D] with known H and D as [B, S, H*D], and the number by which to multiply that."""
-    batch, heads, rows, size = operand.shape
+def side_by_side(
+    edit: Editor, shape: Sequence[int | str], found: Sequence[Ancestor]
+) -> tuple[Tensor, float]:
+    """An operand [B, H, S, D] with known H and D as [B, S, H*D], and the number by which to multiply that.
+
+    Args:
+        edit: of the graph.
+        shape: the operand's.
+        found: its ancestors.
+    """
+    batch, heads, rows, size = shape
+    assert isinstance(heads, int)
+    assert isinstance(size, int)
     beside = heads_beside_features(found)
     ancestor = beside or _moved_to_and_fro(found)
-    repeated = before_repeating(ancestor.tensor) if beside is None else None
-    if repeated is not None:
+    repeated = repeated_heads(ancestor.tensor) if beside is None else None
+    if repeated is not None and not repeated.tokens_first:
         return repeated.side_by_side(edit), ancestor.view.factor
-    split = beside.tensor if beside is not None else transposed(edit, ancestor.tensor, (0, 2, 1, 3))
+    apart = len(ancestor.tensor.shape) == 5  # [B, S, H, 1, D], which was to be repeated
+    split = ancestor.tensor if beside is not None or apart else transposed(edit, ancestor.tensor, (0, 2, 1, 3))
     return reshaped(edit, split, [0, 0, heads * size], [batch, rows, heads * size]), ancestor.view.factor
 
 

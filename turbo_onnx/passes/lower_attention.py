@@ -10,7 +10,7 @@ from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.raised import RAISED_DOMAIN
-from turbo_onnx.passes.reshaping import transposed, unsqueezed
+from turbo_onnx.passes.reshaping import reshaped, transposed, unsqueezed
 
 
 class LowerAttention(Pass):
@@ -34,7 +34,7 @@ class LowerAttention(Pass):
 
 def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
     """softmax(scale · Q Kᵀ + bias) V."""
-    query, key, value = node.inputs[:3]
+    query, key, value = node.inputs[0], *(_for_all_heads(edit, node, index, opset) for index in (1, 2))
     bias = input_or_none(node, 3)
     dtype = np.dtype(query.dtype or np.float32)
     rows = None if query.shape is None or key.shape is None else [*query.shape[:3], key.shape[2]]
@@ -55,6 +55,22 @@ def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
     return edit.node(
         "MatMul", [probabilities, value], hint=node.name, dtype=node.outputs[0].dtype, shape=node.outputs[0].shape
     )
+
+
+def _for_all_heads(edit: Editor, node: gs.Node, index: int, opset: int) -> Tensor:
+    """Keys or values [B, G, L, D] with each head repeated for all heads of queries that share it, [B, H, L, D].
+
+    One head is broadcast by the products themselves.
+    """
+    query, shared = node.inputs[0], node.inputs[index]
+    if query.shape is None or shared.shape is None or shared.shape[1] in (1, query.shape[1]):
+        return shared
+    batch, groups, rows, size = shared.shape
+    times = query.shape[1] // groups
+    apart = unsqueezed(edit, shared, [2], opset)
+    target = edit.constant(np.array([1, 1, times, 1, 1], np.int64), "repeated_shape")
+    repeated = edit.node("Expand", [apart, target], dtype=shared.dtype, shape=[batch, groups, times, rows, size])
+    return reshaped(edit, repeated, [0, groups * times, -1, size], [batch, groups * times, rows, size])
 
 
 def _softmax(edit: Editor, scores: Tensor, precision: int, opset: int) -> Tensor:

@@ -137,7 +137,7 @@ class _Raising:
         groups = [operand.shape[:-2] for operand in (query, key, value)]
         same_rank = len(query.order) == len(value.order)
         values_fit = groups[0] == groups[2] if same_rank else _count(groups[0]) == _count(groups[2])
-        if groups[0] != groups[1] or not values_fit:
+        if (groups[0] != groups[1] or not values_fit) and not _is_one_for_all(groups):
             raise Reject(
                 "its queries {}, keys {} and values {} are not known to have the same batches and heads", *groups
             )
@@ -157,6 +157,12 @@ class _Raising:
     def _operand(self, operand: Operand, heads: int | None) -> Tensor:
         tensor = operand.emit(self.edit)
         return with_heads(self.edit, tensor, heads, self.opset) if len(operand.order) == 3 else tensor
+
+
+def _is_one_for_all(groups: Sequence[tuple[int | str, ...]]) -> bool:
+    """Whether keys and values have one head, which the products broadcast to all heads of the queries."""
+    query, key, value = groups
+    return len(query) == 2 and isinstance(query[1], int) and key == value == (query[0], 1)
 
 
 def _typed(tensor: Tensor) -> tuple[str, object]:

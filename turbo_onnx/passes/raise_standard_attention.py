@@ -42,12 +42,14 @@ def raise_standard_attention(edit: Editor, biases: BiasBuilder, node: gs.Node) -
         q, k, v = (_split(edit, t, h) for t, h in zip((query, key, value), heads, strict=True))
     else:
         q, k, v = query, key, value
-    if not q.shape[:2] == k.shape[:2] == v.shape[:2]:
-        raise Reject("its queries {} and keys {} are not known to have as many heads", q.shape, k.shape)
     batch, number, rows, size = q.shape
-    columns = k.shape[2]
-    if not isinstance(number, int) or not isinstance(size, int):
-        raise Reject("the number or size of its heads is not known: {}", q.shape)
+    groups, columns = k.shape[1:3]
+    if not all(isinstance(known, int) for known in (number, size, v.shape[3])):
+        raise Reject("the number or size of its heads is not known: {} and {}", q.shape, v.shape)
+    if k.shape[0] != batch or k.shape[:2] != v.shape[:2]:
+        raise Reject("its queries {}, keys {} and values {} do not fit together", q.shape, k.shape, v.shape)
+    if not isinstance(groups, int) or groups < 1 or number % groups:
+        raise Reject("its {} heads of queries cannot share {} heads of keys", number, groups)
     causal = int(node.attrs.get("is_causal", 0))
     if causal and rows != columns:
         raise Reject("it is causal from {} queries to {} keys, and where their ends meet is not known", rows, columns)
