@@ -112,3 +112,28 @@ def test_others_stay(name: str) -> None:
     before = count(model)["Transpose"]
     assert apply(CancelTransposes(), model).applied == 0
     assert count(model)["Transpose"] == before == 2
+
+
+PARTS = f"{FIRST} two = Constant<value_ints = [4, 4]>() c, d = Split<axis = 2>(t, two)"
+ENDS = {
+    "each transposed": ("e = Neg(c) y = Transpose<perm = [1,0,2]>(e) z = Transpose<perm = [1,0,2]>(d)", 2, 0),
+    "one of them read as it is": ("y = Transpose<perm = [1,0,2]>(c) e = Neg(d) z = Transpose<perm = [2,1,0]>(e)", 1, 2),
+    "one of them an output": ("y = Transpose<perm = [1,0,2]>(c) z = Transpose<perm = [2,1,0]>(d)", 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_parts_of_what_is_transposed_are_looked_at_one_by_one(name: str) -> None:
+    ends, applied, left = ENDS[name]
+    outputs = "float[B,S,4] y, float[P,Q,R] z" + (", float[S,B,4] d" if name == "one of them an output" else "")
+    before, after = model_of(f"{PARTS} {ends}", outputs), model_of(f"{PARTS} {ends}", outputs)
+    assert apply(CancelTransposes(), after).applied == applied
+    assert count(after)["Transpose"] == left
+    data = {"x": normal(2, 3, 8, seed=1)}
+    equivalent(run(before, data), after, data)
+
+
+def test_parts_that_are_changed_before_they_are_divided_stay() -> None:
+    nodes = f"{FIRST} m = Relu(t) two = Constant<value_ints = [4, 4]>() c, d = Split<axis = 2>(m, two) "
+    model = model_of(f"{nodes} y = Transpose<perm = [1,0,2]>(c) z = Neg(d)", "float[B,S,4] y, float[S,B,4] z")
+    assert apply(CancelTransposes(), model).applied == 0

@@ -5,6 +5,9 @@ each attention and back behind it, and all that stands between then are linear l
 embeddings stand behind the split into heads, on [B, H, S, D], and attention takes its heads side by side again. Both
 compute the same in the other order (`moved_axes`), so there is nothing to transpose but what is broadcast, which is
 small: the cosines and sines [1, 1, S, D] of all heads.
+
+Where one Transpose is split into queries, keys and values, each of them ends in a Transpose of its own. The parts are
+transposed instead of the whole then, so that each can be looked at by itself.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ class _Region:
         self._nodes: list[gs.Node] = []
         self._written: dict[tuple[int, int], Tensor] = {}  # by identity, and the number of axes that are asked for
         self._undone: list[gs.Node] = []  # the Transposes above
+        self._divided: list[gs.Node] = []  # Splits of what they give, parts of which are read elsewhere
         self._undoes: dict[int, bool] = {}  # whether a node is made of what another Transpose gives, by its identity
         tensor = last.inputs[0]
         if not self._reach(tensor, len(tensor.shape)):
@@ -131,9 +135,16 @@ class _Region:
     def _check(self) -> None:
         """Make sure that nothing else reads what lies in between, which would then be computed twice."""
         inside = {id(node) for node in (*self._nodes, self._last)}
-        for tensor in (output for node in self._nodes for output in node.outputs):
-            if self._edit.is_graph_output(tensor) or any(id(reader) not in inside for reader in consumers(tensor)):
-                raise Reject("{} is read elsewhere too", tensor.name)
+        for node in self._nodes:
+            read = [tensor for tensor in node.outputs if self._is_read_outside(tensor, inside)]
+            above = producer(node.inputs[0])
+            if read and not (is_op(node, "Split") and any(above is undone for undone in self._undone)):
+                raise Reject("{} is read elsewhere too", read[0].name)
+            if read:
+                self._divided.append(node)
+
+    def _is_read_outside(self, tensor: Tensor, inside: set[int]) -> bool:
+        return self._edit.is_graph_output(tensor) or any(id(reader) not in inside for reader in consumers(tensor))
 
     def result(self) -> Tensor:
         """What the last Transpose gives, computed in its order from the start."""
@@ -144,6 +155,11 @@ class _Region:
         """Let the nodes that are not needed any more read nothing, so that they do not count as readers."""
         for node in (self._last, *self._nodes):
             node.inputs.clear()
+        for tensor in (part for node in self._divided for part in node.outputs):
+            if tensor.outputs or self._edit.is_graph_output(tensor):
+                rank = len(tensor.shape)
+                back = (*inverse(self._order), *range(len(self._order), rank))
+                self._edit.replace(tensor, transposed(self._edit, self._written[id(tensor), rank], back))
         for node in self._undone:
             if not node.outputs[0].outputs and not self._edit.is_graph_output(node.outputs[0]):
                 node.inputs.clear()
