@@ -70,6 +70,8 @@ TOKENWISE = {
     "features exchanged": ("h = Reshape(x, heads) y = Transpose<perm = [0,1,3,2]>(h)", (TOKEN,)),
     "parts of features": ("y, r = Split<axis = -1>(x, halves)", (TOKEN, CONSTANT)),
     "features joined": ("y = Concat<axis = 2>(x, other)", (TOKEN, TOKEN)),
+    "a lookup of features": ("y = Gather<axis = 2>(x, ends)", (TOKEN, CONSTANT)),
+    "a lookup of heads": ("h = Reshape(x, heads) y = Gather<axis = -2>(h, last)", (TOKEN, CONSTANT)),
     "some features": ("y = Slice(x, one, last, two)", (TOKEN, CONSTANT, CONSTANT, CONSTANT)),
 }
 
@@ -106,7 +108,9 @@ MIXING = {
     "some positions": "y = Slice(x, one, last, one)",
     "features chosen at run time": "y = Slice(x, part, last, two)",
     "a sum along the positions": "k = Squeeze(one) y = CumSum(x, k)",
-    "a lookup of features": "y = Gather<axis = 2>(x, ends)",
+    "a lookup of positions": "y = Gather<axis = 1>(x, ends)",
+    "a lookup of features that are computed": "y = Gather<axis = 2>(x, part)",
+    "a lookup of sequences": "y = Gather<axis = 0>(x, ends)",
     "a lookup in what is computed": "t = Exp(table) y = Gather(t, ids)",
     "sequences along the other axis": "y = Add(across, across)",
     "an axis before": "y = Unsqueeze(x, zero)",

@@ -146,8 +146,16 @@ class TokenLayout:
         return Tokenwise(found, dict(node.attrs))
 
     def _lookup(self, node: gs.Node) -> Tokenwise | None:
+        """Of tokens in a table, or of features, which are the same for all tokens."""
         table, indices = node.inputs
-        if node.attrs.get("axis", 0) != 0 or self.lead(table) or not self.lead(indices):
+        if self.lead(table):
+            rank, axis = len(table.shape), node.attrs.get("axis", 0)
+            axis = axis - rank if axis >= 0 else axis
+            if axis + rank < self.lead(table) or not isinstance(indices, gs.Constant):
+                return None
+            fits = self.lead(node.outputs[0]) == self.lead(table)
+            return Tokenwise((Role.TOKEN, Role.CONSTANT), {"axis": axis}) if fits else None
+        if node.attrs.get("axis", 0) != 0 or not self.lead(indices):
             return None
         if not isinstance(table, gs.Constant):
             return None
