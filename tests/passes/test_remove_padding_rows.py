@@ -89,8 +89,8 @@ POSITIONS = """
 TERMS = {
     "tokens before it, shyly": POSITIONS + "sees = LessOrEqual(row, column) term = Where(sees, shy, lowest)",
     "tokens before it, without itself": POSITIONS + "sees = Less(row, column) term = Where(sees, zero, lowest)",
-    "its neighbours": (
-        POSITIONS + "away = Sub(row, column) far = Abs(away) sees = Less(far, second) term = Where(sees, zero, lowest)"
+    "itself, shyly": (
+        POSITIONS + "away = Sub(row, column) far = Abs(away) sees = Less(far, second) term = Where(sees, shy, lowest)"
     ),
 }
 
