@@ -128,3 +128,12 @@ def test_indices_from_outside_stay() -> None:
     body = "g (bool[B,S] mask, int64[S] index) => (bool[B,S] y) { y = Gather<axis = 1>(mask, index) }"
     after, report = rewritten(RemoveArangeGathers(), body, MASK | {"index": np.array([2, 0, 1])})
     assert (report.applied, count(after)) == (0, {"Gather": 1})
+
+
+@pytest.mark.parametrize("name", ["GatherND by stacked aranges", "Gather from the flattened mask"])
+def test_a_batch_of_one_is_walked_through_too(name: str) -> None:
+    nodes, _, _ = VIEWS[name]
+    body = f"g (bool[1,S] mask) => (bool[1,1,1,S] y) <{CONSTANTS}> {{ {SIZES} {nodes} }}"
+    after, report = rewritten(RemoveArangeGathers(), body, {"mask": MASK["mask"][:1]})
+    assert report.applied == 1
+    assert not {"Gather", "GatherND"} & {node.op for node in after.graph.nodes if node.inputs[0].name in ("mask", "all")}

@@ -76,6 +76,8 @@ def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: in
     last = -1
     for part, size in zip(indices.value.parts, data.shape, strict=True):
         moving = [axis for axis, step in enumerate(part.coefficients) if step != 0]
+        if not moving and part.offset == 0 and size == 1:
+            continue
         if part.offset != 0 or len(moving) != 1 or part.coefficients[moving[0]] != 1 or moving[0] <= last:
             return None
         if where[moving[0]] != size:
