@@ -111,6 +111,26 @@ def between_casts(case: Case, element: int, kernels: onnx.TensorProto) -> onnx.M
     return proto
 
 
+def in_place(proto: onnx.ModelProto, operand: str) -> onnx.ModelProto:
+    """The model of one node between two negations, so that its output may take the memory of that operand.
+
+    That is where both are of one shape by name.
+    """
+    (node,) = proto.graph.node
+    output = proto.graph.output[0].name
+    before = helper.make_node("Neg", [operand], ["before"])
+    after = helper.make_node("Neg", ["after"], [output])
+    node.input[:] = ["before" if name == operand else name for name in node.input]
+    node.output[0] = "after"
+    del proto.graph.node[:]
+    proto.graph.node.extend([before, node, after])
+    (fed,) = (value for value in proto.graph.input if value.name == operand)
+    shape = [f"size_{axis}" for axis, _ in enumerate(fed.type.tensor_type.shape.dim)]
+    for name in ("before", "after"):
+        proto.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return proto
+
+
 def by_definition(case: Case, opset: int = 17) -> list[Array]:
     """What stock ONNX Runtime makes of the function body."""
     session = ort.InferenceSession(model(case, opset).SerializeToString(), providers=["CPUExecutionProvider"])

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 
 from tests.custom_ops.cases import normal
-from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel, model
+from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel, in_place, without_body
 from turbo_onnx import runtime
 from turbo_onnx.custom_ops import spec
 
@@ -129,18 +128,7 @@ def test_no_row_at_all_gives_none(shape: tuple[int, ...]) -> None:
 def test_rows_may_be_rotated_where_they_are(interleaved: int, bias: Array | None) -> None:
     rows, table = normal(RANDOM, 5, 3 * 44), normal(RANDOM, 5, 36)  # whole vectors and a rest
     case = rotation(rows, table, bias=bias, num_heads=3, rotated_heads=2, interleaved=interleaved)
-    proto = model(case)
-    del proto.functions[:]
-    (node,) = proto.graph.node
-    node.input[0] = "negated"
-    node.output[0] = "turned"
-    before = helper.make_node("Neg", ["input"], ["negated"])
-    after = helper.make_node("Neg", ["turned"], ["output"])
-    del proto.graph.node[:]
-    proto.graph.node.extend([before, node, after])
-    for name in ("negated", "turned"):  # of one shape by name, so that one may take the other's memory
-        proto.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", 3 * 44]))
-    session = runtime.InferenceSession(proto.SerializeToString())
+    session = runtime.InferenceSession(in_place(without_body(case), "input").SerializeToString())
     (expected,) = replace(case, inputs=[-rows, *case.inputs[1:]]).expected()
     assert_equal(session.run(None, case.feeds), [-expected])
 

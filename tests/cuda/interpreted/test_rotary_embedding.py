@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.cuda.device import by_device, use_of
+from tests.cuda.device import by_device, run, use_of, with_kernels
 from tests.custom_ops.cases import normal
-from tests.custom_ops.single_node import Array, Case, assert_equal
+from tests.custom_ops.single_node import Array, Case, assert_equal, in_place
 from turbo_onnx.custom_ops.cuda.variant import Use
 from turbo_onnx.custom_ops.rotary_embedding.cuda import variants
 from turbo_onnx.errors import Reject
@@ -70,6 +70,17 @@ def test_what_is_not_turned_keeps_infinities() -> None:
     by_head[0, :2, COLUMNS:], by_head[1, 2] = np.inf, -np.inf
     assert_equal(by_device(case), [*case.expected()])
     assert np.isinf(by_device(case)[0]).sum() == 2 * (SIZE - COLUMNS) + SIZE
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rows_may_be_rotated_where_they_are(interleaved: int, bias: bool) -> None:
+    case = rotation(70, bias, interleaved)
+    (output,) = run(in_place(with_kernels(case), "input"), case.feeds)
+    rows = case.inputs[0]
+    assert rows is not None
+    (expected,) = CaseOnDevice(case.operator, [-rows, *case.inputs[1:]], case.attributes).expected()
+    assert_equal([output], [-expected])
 
 
 def test_unknown_widths_are_refused() -> None:
