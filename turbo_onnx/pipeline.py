@@ -24,6 +24,7 @@ from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.fuse_normalization import FuseNormalization
+from turbo_onnx.passes.fuse_rotary_embedding import FuseRotaryEmbedding
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
@@ -73,6 +74,7 @@ FUSE: tuple[Pass, ...] = (
     FuseSkipLayerNormalization(),
     FuseNormalization(),
     FuseBiasGelu(),
+    FuseRotaryEmbedding(),
     MergeProjections(),
 )
 LOWER: tuple[Pass, ...] = (
