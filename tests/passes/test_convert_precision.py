@@ -487,3 +487,27 @@ def test_float32_asks_for_nothing() -> None:
 def test_two_runs_give_the_same_bytes() -> None:
     first, second = (converted(PRODUCT)[0].to_proto().SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_angles_of_far_positions_and_what_is_made_of_them_stay_exact(precision: Precision) -> None:
+    body = f"""
+        g (float[N,4] x, int64[N] at) => (float[N,4] y) {{
+            m = MatMul(x, w) p = Cast<to = 1>(at) column = Unsqueeze(p, last) angles = Mul(column, speeds)
+            cos = Cos(angles) sin = Sin(angles)
+            r = {DOMAIN}.RotaryEmbedding<num_heads = 1>(m, , cos, sin) y = MatMul(r, w)
+        }}
+    """
+    weights = {"w": W, "speeds": np.array([1.0, 0.1, 1.0, 0.1], np.float32), "last": np.array([-1])}
+    text = graph(body).replace('"": 17', f'"": 17, "{DOMAIN}": 1')
+    before, after = (parse(text, weights) for _ in range(2))
+    shapes.infer(after)
+    apply(ConvertPrecision(precision, lambda *_: {}), after)
+    (node,) = (node for node in after.graph.nodes if node.op == "RotaryEmbedding")
+    assert [np.dtype(tensor.dtype).name for tensor in node.inputs if tensor.name][1:] == ["float32", "float32"]
+    assert np.dtype(node.outputs[0].dtype).name == {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    assert types(after)["Mul"] == types(after)["Cos"] == "float32"
+    if precision == "fp16":  # the CPU has no products in bfloat16
+        feed = {"x": normal(3, 4, seed=4), "at": np.array([1, 4099, 8191])}
+        (expected,), (actual,) = (run(each, feed) for each in (before, after))
+        np.testing.assert_allclose(actual, expected, atol=4e-3 * np.abs(expected).max())

@@ -38,25 +38,35 @@ class FuseRotaryEmbedding(Pass):
     def run(self, model: Model) -> PassReport:
         report = PassReport(self.name)
         edit = Editor(model.graph)
-        tables = Tables(edit, model.opset)
-        places = {id(node): place for place, node in enumerate(model.graph.nodes)}
-        for source in _rotated_sources(model.graph):
-            reasons: list[Rejection] = []
-            for row_axes in range(1, min(len(source.shape), 3)):
-                made = spread(source, row_axes, places, model.opset)
-                if made is None:
-                    continue
-                done, why_not = _Source(edit, made, places, tables).replace_all()
-                report.applied += done
-                reasons = why_not or reasons
-                if done:
-                    reasons = why_not
-                    break
-            report.rejected += reasons
-        if edit.modified:
-            edit.remove_unused()
-            edit.sort()
-        return report
+        while True:
+            done, report.rejected = _sweep(model, edit)
+            report.applied += done
+            if not done:
+                return report
+
+
+def _sweep(model: Model, edit: Editor) -> tuple[int, list[Rejection]]:
+    """Replace what can be replaced now; rotated heads may be rotated again."""
+    tables = Tables(edit, model.opset)
+    places = {id(node): place for place, node in enumerate(model.graph.nodes)}
+    applied = 0
+    rejected: list[Rejection] = []
+    for source in _rotated_sources(model.graph):
+        reasons: list[Rejection] = []
+        for row_axes in range(1, min(len(source.shape), 3)):
+            made = spread(source, row_axes, places, model.opset)
+            if made is None:
+                continue
+            done, why_not = _Source(edit, made, places, tables).replace_all()
+            reasons = why_not or reasons
+            if done:
+                applied += done
+                reasons = why_not
+                break
+        rejected += reasons
+    edit.remove_unused()
+    edit.sort()
+    return applied, rejected
 
 
 def _rotated_sources(graph: gs.Graph) -> list[Tensor]:
@@ -66,19 +76,20 @@ def _rotated_sources(graph: gs.Graph) -> list[Tensor]:
     for node in graph.nodes:
         if not is_op(node, "Add", "Sub"):
             continue
-        products = [produced_by(tensor, "Mul") for tensor in node.inputs]
-        sides = [_above(product, known) for product in products if product is not None]
-        if len(sides) == 2:
-            both = (tensor for tensor in sides[0].values() if id(tensor) in sides[1])
-            found.update({id(tensor): tensor for tensor in both if tensor.shape is not None and len(tensor.shape) > 1})
+        left, right = (_above_products(tensor, known) for tensor in node.inputs)
+        both = (tensor for tensor in left.values() if id(tensor) in right)
+        found.update({id(tensor): tensor for tensor in both if tensor.shape is not None and len(tensor.shape) > 1})
     return list(found.values())
 
 
-def _above(product: gs.Node, known: dict[int, dict[int, Tensor]]) -> dict[int, Tensor]:
+def _above_products(tensor: Tensor, known: dict[int, dict[int, Tensor]]) -> dict[int, Tensor]:
+    """The tensors, by identity, that one operand of a sum may be columns of, times something."""
     found: dict[int, Tensor] = {}
-    for operand in product.inputs:
-        if not isinstance(operand, gs.Constant):
-            found.update(sources(operand, known))
+    for moved in sources(tensor, known).values():
+        product = produced_by(moved, "Mul")
+        for operand in [] if product is None else product.inputs:
+            if not isinstance(operand, gs.Constant):
+                found.update(sources(operand, known))
     return found
 
 
@@ -204,7 +215,7 @@ class _Source:
             for index in (0, 1):
                 bias, product = add.inputs[index], add.inputs[1 - index]
                 if is_vector(bias, source.shape[-1]) and list(product.shape or []) == list(source.shape):
-                    if bias.shape == (source.shape[-1],):
+                    if list(bias.shape) == [source.shape[-1]]:
                         return product, bias
                     return product, self.edit.constant(bias.values.reshape(-1), f"{bias.name}_vector")
         return self._selected(order), None

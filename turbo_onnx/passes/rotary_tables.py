@@ -67,7 +67,8 @@ class Tables:
         places = [axis for axis in factor.rows if axis is not None]
         if places != sorted(places):
             raise Reject("{} has its rows in another order", factor.tensor.name)
-        if any(axis < places[-1] and size != 1 for axis, size in enumerate(factor.tensor.shape) if axis not in places):
+        in_front = factor.tensor.shape[: places[-1]] if places else []
+        if any(size != 1 for axis, size in enumerate(in_front) if axis not in places):
             raise Reject("{} has something else in front of its rows", factor.tensor.name)
         if sizes[-1] != rows[-1] or any(size not in (1, row) for size, row in zip(sizes, rows, strict=True)):
             raise Reject("{} has the shape {}, not one row for each position", factor.tensor.name, factor.tensor.shape)

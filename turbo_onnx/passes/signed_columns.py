@@ -27,6 +27,7 @@ from turbo_onnx.graph import Editor, Tensor, input_or_none, integers, is_float, 
 _TERM = np.dtype([("coefficient", np.float64), ("column", np.int64), ("factor", np.int64), ("at", np.int64)])
 _TERMS = 2  # as many as an element is the sum of, at most
 _MOST_NODES = 256  # as many readers of one source, and readers of those, are looked at
+_MOST_SIGNS = 4096  # a longer constant is not looked into
 _UNIT_AXES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 MOVES = (*_UNIT_AXES, "Identity", "Transpose", "Slice", "Split", "Gather")
 
@@ -69,9 +70,10 @@ class Columns:
     @property
     def order(self) -> np.ndarray | None:
         """[N], the source's column behind each element, where nothing but that is known of them."""
-        flat = self.in_order()
-        plain = flat.shape[0] == 1 and bool((flat["factor"] < 0).all() and (flat["coefficient"] == 1.0).all())
-        return flat[0]["column"] if plain else None
+        first, *more = self.in_order()
+        alone = not any(other["coefficient"].any() for other in more)
+        plain = alone and bool((first["factor"] < 0).all() and (first["coefficient"] == 1.0).all())
+        return first["column"] if plain else None
 
 
 @dataclass
@@ -116,7 +118,7 @@ def sources(tensor: Tensor, known: dict[int, dict[int, Tensor]]) -> dict[int, Te
 
 
 def _movable(node: gs.Node) -> list[Tensor]:
-    """The operands whose elements the node moves, or multiplies with a constant number."""
+    """The operands whose elements the node moves, or multiplies with a constant number or signs."""
     if is_op(node, *MOVES, "Neg"):
         data = node.inputs[0]
         plain = not is_op(node, "Gather") or integers(node.inputs[1]) is not None
@@ -125,9 +127,15 @@ def _movable(node: gs.Node) -> list[Tensor]:
         return [] if any(isinstance(tensor, gs.Constant) for tensor in node.inputs) else list(node.inputs)
     if is_op(node, "Mul", "Div"):
         for data, number in (node.inputs, reversed(node.inputs)) if node.op == "Mul" else (node.inputs,):
-            if isinstance(number, gs.Constant) and math.prod(number.shape) == 1 and not isinstance(data, gs.Constant):
+            if _is_number_or_signs(number) and not isinstance(data, gs.Constant):
                 return [data]
     return []
+
+
+def _is_number_or_signs(tensor: Tensor) -> bool:
+    if not isinstance(tensor, gs.Constant) or math.prod(tensor.shape) > _MOST_SIGNS:
+        return False
+    return math.prod(tensor.shape) == 1 or bool((np.abs(tensor.values) == 1).all())
 
 
 def spread(source: Tensor, row_axes: int, places: Mapping[int, int], opset: int) -> Spread | None:
