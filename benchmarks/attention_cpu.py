@@ -2,7 +2,9 @@
 
 ONNX Runtime runs the operator's own definition, which is what exporters write, on the batch padded to its longest
 sequence, with a mask where lengths differ. Eight layers in a row, so that the cost of calling a session is small
-beside them. Prints milliseconds and GFLOP/s of real tokens (4 S^2 D for each head and sequence), and the ratio.
+beside them. Prints milliseconds and GFLOP/s of real tokens (4 S^2 D for each head and sequence), and the ratio. Then
+how much faster attention within a window is than all of it, and attention whose heads share keys than one whose heads
+have keys of their own.
 
     python -m benchmarks.attention_cpu [--threads 2] [--rounds 15]
 """
@@ -37,17 +39,25 @@ BATCHES = {
 }
 
 
-def layers(heads: int, size: int, extra: Mapping[str, tuple[int, Sequence[str | int]]], rank: int) -> bytes:
+WINDOW = 64  # positions before and after a query
+LONG = (512, 1024, 2048, 4096)
+SHARED = (32, 8, 64)  # heads of queries, heads of keys and values, size of a head
+_Operands = Mapping[str, tuple[int, Sequence[str | int]]]
+
+
+def layers(heads: int, size: int, extra: _Operands, rank: int, shared: int = 0, **window: int) -> bytes:
     """Layers that each attend from the output of the one before to the same keys and values."""
     names = [operand.name for operand in spec("VarlenAttention").inputs]
     shape: Sequence[str | int] = ["T", heads * size] if rank == 2 else ["B", "S", heads * size]
     rows = dict.fromkeys(("query", "key", "value"), (int(TensorProto.FLOAT), shape))
+    if shared:
+        rows |= dict.fromkeys(("key", "value"), (int(TensorProto.FLOAT), [*shape[:-1], shared * size]))
     given = {**rows, **extra}
     nodes = []
     for layer in range(LAYERS):
         inputs = [name if name in given else "" for name in names]
         inputs[0] = "query" if layer == 0 else f"output_{layer - 1}"
-        attributes = {"num_heads": heads, "scale": size**-0.5}
+        attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **window}
         nodes.append(helper.make_node("VarlenAttention", inputs, [f"output_{layer}"], domain=DOMAIN, **attributes))
     infos = [helper.make_tensor_value_info(name, kind, dims) for name, (kind, dims) in given.items()]
     results = [helper.make_tensor_value_info(f"output_{LAYERS - 1}", TensorProto.FLOAT, shape)]
@@ -87,6 +97,27 @@ def sides(heads: int, size: int, lengths: list[int], threads: int) -> dict[str, 
     return {"ours": lambda: ours.run(None, feeds), "stock": lambda: stock.run(None, padded_feeds)}
 
 
+def packed(heads: int, size: int, length: int, threads: int, shared: int = 0, **window: int) -> Callable[[], object]:
+    """A run of the kernel on one packed sequence."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    extra = {"cu_seqlens": (int(TensorProto.INT32), ["N"])}
+    session = runtime.InferenceSession(layers(heads, size, extra, 2, shared, **window), options)
+    random = np.random.default_rng(0)
+    widths = [heads * size, *[(shared or heads) * size] * 2]
+    rows = [random.standard_normal((length, width)).astype(np.float32) for width in widths]
+    feeds = dict(zip(("query", "key", "value"), rows, strict=True)) | {"cu_seqlens": np.array([0, length], np.int32)}
+    return lambda: session.run(None, feeds)
+
+
+def compare(name: str, sides: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    """Print a line of the second table for two sides."""
+    seconds = alternate(sides, rounds)
+    one, two = seconds.values()
+    first, second = (1e3 * statistics.median(times) / LAYERS for times in (one, two))
+    print(f"{name:44}{first:10.3f}{second:10.3f}  {ratio(one, two)}", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,6 +132,16 @@ def main() -> None:
         rate = sum(4 * n * n * size * heads for n in lengths) / ours / 1e9
         times = ratio(seconds["stock"], seconds["ours"])
         print(f"{model:16}{batch:14}{1e3 * stock:10.3f}{1e3 * ours:10.3f}{rate:9.0f}  {times}", flush=True)
+    print(f"\n{'ours':44}{'all ms':10}{'less ms':10}  all / less")
+    threads, rounds = arguments.threads, arguments.rounds
+    for length in LONG:
+        within = packed(12, 64, length, threads, window_before=WINDOW, window_after=WINDOW)
+        both = {"all": packed(12, 64, length, threads), "less": within}
+        compare(f"12x64, 1 x {length}, within {WINDOW} positions", both, rounds)
+    heads, shared, size = SHARED
+    for length in LONG[:2]:
+        both = {"all": packed(heads, size, length, threads), "less": packed(heads, size, length, threads, shared)}
+        compare(f"{heads}x{size}, 1 x {length}, {shared} heads of keys", both, rounds)
 
 
 if __name__ == "__main__":

@@ -107,16 +107,24 @@ def test_one_packed_projection_equals_three_separate_ones() -> None:
     np.testing.assert_array_equal(by_kernel(joined(case))[0], by_kernel(case)[0])
 
 
-@pytest.mark.parametrize("window", [(0, 0), (1, 0), (0, 1), (7, 40), (64, 64), (100, -1), (-1, 3), (-1, 2**62)])
+@pytest.mark.parametrize("window", [(0, 0), (7, 40), (64, 64), (100, -1), (-1, 3)])
 @pytest.mark.parametrize("gaps", [0, 3])
 def test_windows_at_the_edges_of_tiles_and_chunks(window: tuple[int, int], gaps: int) -> None:
     """Of rows side by side, and of rows with gaps between them."""
-    lengths = [*LENGTHS, 900]
+    lengths = [0, 1, 17, 64, 65, 600]
     positions = positions_with_gaps(np.random.default_rng(1), lengths, gaps) if gaps else None
     before, after = window
-    check(packed(lengths, 32, bias=True, positions=positions, window_before=before, window_after=after))
-    if after == 0 or after == 40:
-        check(packed(lengths, 8, positions=positions, window_before=before, window_after=after, causal=1))
+    causal = int(after == 40)
+    check(packed(lengths, 32, 1, positions=positions, window_before=before, window_after=after, causal=causal))
+
+
+@pytest.mark.parametrize("window", [(40, 3), (300, 0), (30, 250)])
+def test_queries_that_see_nothing_of_some_chunks_of_keys(window: tuple[int, int]) -> None:
+    """Chunks are short where heads are large; behind a long gap nothing before it is seen."""
+    before, after = window
+    positions = np.arange(500) + np.where(np.arange(500) < 170, 0, 10**6)
+    check(packed([500], 256, 1, window_before=before, window_after=after))
+    check(packed([500], 256, 1, window_before=before, window_after=after, positions=positions))
 
 
 def test_rows_see_what_their_positions_say_and_nothing_else() -> None:
@@ -133,8 +141,8 @@ def test_rows_see_what_their_positions_say_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("window", [(40, 3), (-1, 0), (5, -1), (2, 700)])
-@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (1, 700), (130, 70), (700, 20), (20, 700)])
+@pytest.mark.parametrize("window", [(40, 3), (5, -1), (2, 700)])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (130, 70), (700, 20), (20, 700)])
 def test_windows_where_queries_and_keys_differ_in_number(
     queries: int, keys: int, window: tuple[int, int], causal: int
 ) -> None:
@@ -143,13 +151,12 @@ def test_windows_where_queries_and_keys_differ_in_number(
     check(dense(2, queries, keys, bias=bias, window_before=before, window_after=after, causal=causal, guard=1))
 
 
-@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (6, 2), (12, 2)])
+@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (12, 2)])
 @pytest.mark.parametrize("window", [-1, 70])
 def test_heads_that_share_keys(heads: int, shared: int, window: int) -> None:
-    case = packed([*LENGTHS, 900], 16, heads, bias=True, value_size=5, kv_num_heads=shared, window_before=window)
+    case = packed([33, 1, 600], 16, heads, bias=True, value_size=5, kv_num_heads=shared, window_before=window)
     check(case)
-    again = by_kernel(case, threads=3)[0]
-    np.testing.assert_array_equal(by_kernel(case)[0], again)
+    np.testing.assert_array_equal(by_kernel(case)[0], by_kernel(case, threads=3)[0])
 
 
 def test_heads_that_share_keys_equal_those_that_have_them_by_themselves() -> None:

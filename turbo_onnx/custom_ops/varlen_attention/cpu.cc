@@ -140,16 +140,23 @@ struct Block {
   size_t first, rows;   // queries, counted from the sequence's first
   size_t start, chunk;  // keys
   bool fresh;           // the queries see nothing before this chunk
+  bool alike;           // all queries see the same keys
   size_t from, width;   // keys of the chunk: what any of the queries sees is in [from, width)
   size_t place;         // of the first query in what rows carry from chunk to chunk
 };
 
-// The keys of the chunk that a query of the block sees: from and to at least `block.from`.
-Keys seen_in_chunk(const VarlenAttentionArguments& args, const Block& block, size_t row) {
-  const Keys seen = seen_keys(args, block.unit, block.first + row);
-  const size_t end = block.start + block.chunk, begin = block.start + block.from;
-  const size_t last = larger(smaller(seen.last, end), begin);
-  return {smaller(larger(seen.first, begin), last) - block.start, last - block.start};
+// The keys of the chunk that each query of the block sees, counted from `block.from`.
+void find_seen(const VarlenAttentionArguments& args, const Block& block, Keys* seen) {
+  const size_t begin = block.start + block.from, width = block.width - block.from;
+  for (size_t r = 0; r < block.rows; ++r) {
+    if (block.alike) {
+      seen[r] = {0, width};
+      continue;
+    }
+    const Keys keys = seen_keys(args, block.unit, block.first + r);
+    const size_t last = keys.last > begin ? smaller(keys.last - begin, width) : 0;
+    seen[r] = {keys.first > begin ? smaller(keys.first - begin, last) : 0, last};
+  }
 }
 
 const float* head_bias(const ProjectedRows& rows, size_t head, size_t width) {
@@ -161,10 +168,13 @@ void score(const VarlenAttentionArguments& args, const Block& block, const Buffe
   const size_t size = args.head_size;
   copy_rows(args.query.data + (block.unit.query_row + block.first) * args.query.stride + block.head * size,
             args.query.stride, head_bias(args.query, block.head, size), block.rows, size, buffers.queries, size);
-  for (size_t k = block.from; k < block.width; k += kTileColumns) {
-    const size_t vectors = (smaller(block.width - k, kTileColumns) + kLanes - 1) / kLanes;
+  for (size_t k = block.from; k < block.width;) {
+    const size_t panel = k / kTileColumns * kTileColumns;
+    const size_t vectors = (smaller(block.width - panel, kTileColumns) - (k - panel) + kLanes - 1) / kLanes;
     const Epilogue end{buffers.scores + k, buffers.score_stride, nullptr, nullptr, args.scale, vectors * kLanes};
-    multiply({buffers.queries, size}, block.rows, {buffers.keys + k * size, kTileColumns}, size, vectors, end);
+    const Matrix keys{buffers.keys + panel * size + (k - panel), kTileColumns};
+    multiply({buffers.queries, size}, block.rows, keys, size, vectors, end);
+    k = panel + kTileColumns;
   }
   const AttentionBias& bias = args.bias;
   if (bias.data == nullptr) return;
@@ -182,19 +192,22 @@ void weigh(const VarlenAttentionArguments& args, const Block& block, const Buffe
   float* largest = buffers.largest + block.place;
   float* sums = buffers.sums + block.place;
   float* keep = buffers.keep + block.place;
+  Keys seen[kBlockRows];
+  find_seen(args, block, seen);
+  float* const scores = buffers.scores + block.from;
+  for (size_t r = 0; r < block.rows; ++r) {
+    float* row = scores + r * buffers.score_stride;
+    for (size_t j = 0; j < seen[r].first; ++j) row[j] = -kInfinity;
+  }
   for (size_t r = 0; r < block.rows; ++r) {
     const float before = block.fresh ? -kInfinity : largest[r];
-    const Keys seen = seen_in_chunk(args, block, r);
-    float* row = buffers.scores + r * buffers.score_stride;
-    for (size_t j = block.from; j < seen.first; ++j) row[j] = -kInfinity;
-    largest[r] = largest_of(row + block.from, seen.last - block.from, before);
+    largest[r] = largest_of(scores + r * buffers.score_stride, seen[r].last, before);
     keep[r] = before == largest[r] ? 1.0f : before - largest[r];
   }
   if (!block.fresh)
     for (size_t r = 0; r < block.rows; ++r) keep[r] = keep[r] == 1.0f ? 1.0f : hmax(exp_below_overflow(Vec(keep[r])));
   for (size_t r = 0; r < block.rows; ++r) {
-    float* row = buffers.scores + r * buffers.score_stride + block.from;
-    const float sum = exponentiate(row, seen_in_chunk(args, block, r).last - block.from, padded, largest[r]);
+    const float sum = exponentiate(scores + r * buffers.score_stride, seen[r].last, padded, largest[r]);
     sums[r] = block.fresh ? sum : sums[r] * keep[r] + sum;
   }
 }
@@ -238,7 +251,7 @@ void clear_undefined(const Block& block, const Buffers& buffers) {
 // is nothing to do.
 Block block_of(const VarlenAttentionArguments& args, const Unit& unit, size_t first, size_t height, size_t start,
                size_t chunk) {
-  Block block{unit, 0, first, smaller(unit.last - first, height), start, chunk, true, 0, 0, 0};
+  Block block{unit, 0, first, smaller(unit.last - first, height), start, chunk, true, false, 0, 0, 0};
   const Keys head = seen_keys(args, unit, first), tail = seen_keys(args, unit, first + block.rows - 1);
   // Rows that see no key at all pass through the first chunk.
   block.fresh = larger(head.first, unit.seen.first) >= start;
@@ -246,7 +259,8 @@ Block block_of(const VarlenAttentionArguments& args, const Unit& unit, size_t fi
     block.rows = 0;
     return block;
   }
-  block.from = head.first > start ? (head.first - start) / kTileColumns * kTileColumns : 0;
+  block.alike = tail.first <= start && head.last >= start + chunk;
+  block.from = head.first > start ? (head.first - start) / kLanes * kLanes : 0;
   block.width = larger(smaller(larger(tail.last, start), start + chunk) - start, block.from + 1);
   return block;
 }
@@ -271,7 +285,7 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t first
     for (size_t head = first_head; head < last_head; ++head) fill_unseen(args, unit, head);
     return;
   }
-  const size_t in_cache = smaller(buffers.score_stride, round_up(unit.width, kTileColumns) + kTileColumns);
+  const size_t in_cache = smaller(buffers.score_stride, unit.width + kTileColumns);
   const size_t height = smaller(larger(kBlockScores / in_cache / 12 * 12, 12), kBlockRows);
   const bool whole = unit.seen.count() <= buffers.chunk;
   const size_t output_stride = args.heads * value_size;

@@ -26,14 +26,16 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(element: str, head: int, bias_by_query: bool, capability: int) -> Tile:
+def tile(element: str, head: int, bias_by_query: bool, window: bool, capability: int) -> Tile:
     """The block for an element type and a head size, which is a power of two from 16 to 256.
 
     Chosen so that nothing spills, and so that a program for 8.0 takes at most the 99 KiB of shared memory that 8.6 and
     8.9 have. An attention bias with a row for each query is not loaded as products need it, which takes registers.
     """
     if element == "float32":  # products on the ordinary cores: TF32 would keep 10 bits of the mantissa
-        return Tile(32 if head <= 128 else 16, 16, 8 if head <= 64 else 16, 1)
+        if head <= 64:
+            return Tile(32, 16, 8, 1)
+        return Tile(16, 16, 8, 1) if window and head <= 128 else Tile(32 if head <= 128 else 16, 16, 16, 1)
     if head > 128:
         return Tile(64, 32, 8, 2)
     if bias_by_query:
@@ -151,7 +153,7 @@ def _variant(
     """The kernel for these types of the rows and of the attention bias."""
     element, of_bias = elements
     block_head, block_value = (max(power_of_two(sizes[name]), 16) for name in ("head", "value"))
-    block = tile(element, max(block_head, block_value), flags["bias_by_query"], capability)
+    block = tile(element, max(block_head, block_value), flags["bias_by_query"], flags["window"], capability)
     rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "positions", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
     # From 9.0 on one loop goes over all keys and masks where it must, so that the last keys are read ahead like others.

@@ -15,7 +15,7 @@ namespace TURBO_ISA {
 
 constexpr size_t kUnitRows = 192;    // queries in one unit: K and V are packed again for each
 constexpr double kTaskCost = 5e5;    // multiplications that are worth handing to a thread
-constexpr size_t kEnoughTasks = 64;  // so many keep threads busy, and need not be cut through heads that share keys
+constexpr size_t kEnoughTasks = 32;  // so many keep threads busy, and need not be cut through heads that share keys
 
 // Some heads of some units, for one thread.
 struct Task {
@@ -61,7 +61,9 @@ inline std::vector<Unit> cut_into_units(const VarlenAttentionArguments& args) {
 // Heads that share keys stay together where there are other ways to make enough tasks.
 inline std::vector<Task> group_into_tasks(const std::vector<Unit>& units, size_t heads, size_t key_heads) {
   std::vector<Task> tasks;
-  const size_t together = units.size() * key_heads >= kEnoughTasks ? heads / key_heads : 1;
+  size_t together = heads / key_heads;
+  while (together > 1 && (units.size() * heads / together < kEnoughTasks || heads / key_heads % together != 0))
+    --together;
   const size_t bundles = heads / together;
   for (size_t u = 0; u < units.size();) {
     const double cost = units[u].cost * static_cast<double>(heads);
