@@ -241,6 +241,12 @@ def test_rows_are_rotated_by_their_positions() -> None:
     assert samples.sample(short, batch)["index"].tolist() == [0, 1, 0, 0, 0, 1]
 
 
+def test_positions_ascend_within_each_sequence() -> None:
+    batch = samples.Batch((3, 1, 5))
+    use = Use("VarlenAttention", {"positions": "int64"}, {"positions": ("T",)}, {"num_heads": 2})
+    assert samples.sample(use, batch)["positions"].tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4]
+
+
 def test_rows_are_as_many_as_an_attention_bias_of_one_length_is_for() -> None:
     rows = {name: ("B", f"{name}_length", 32) for name in ("query", "key", "value")}
     shapes = {**rows, "attention_bias": (1, 2, 1, 40), "output": ("B", "query_length", 32)}

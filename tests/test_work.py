@@ -51,6 +51,21 @@ def test_attention_is_counted_by_its_scores_and_what_they_weigh(operands: str, r
     assert work.of_run({"x": np.zeros((3, 5, 8))}) == 2 * 3 * 5 * 5 * 8
 
 
+@pytest.mark.parametrize(
+    ("window", "keys"),
+    [("", 64), (", window_before = 3, window_after = 2", 6), (", window_before = 3, causal = 1", 4),
+     (", window_before = 3", 64), (", window_before = 99, window_after = 99", 64)],
+)  # fmt: skip
+def test_attention_in_a_window_is_counted_by_the_keys_that_it_sees(window: str, keys: int) -> None:
+    """Heads of keys that serve two of queries each make rows of Q | K | V narrower, and no product fewer."""
+    work = counted(
+        f"""g (float[N,64,12] qkv) => (float[N,64,8] y) {{
+            y = turbo_onnx.VarlenAttention<num_heads = 4, kv_num_heads = 1{window}>(qkv)
+        }}"""
+    )
+    assert work.of_run({"qkv": np.zeros((3, 64, 12))}) == 2 * 3 * 64 * keys * 8
+
+
 def test_sizes_that_inputs_do_not_show_count_as_all_positions() -> None:
     work = counted(
         """g (int64[N,S] ids) => (float[R,7] y) {

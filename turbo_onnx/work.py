@@ -12,6 +12,8 @@ from math import prod
 
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.varlen_attention.window import window_of
 from turbo_onnx.dims import Dim, as_dim, product, terms_of
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import input_or_none
@@ -102,13 +104,21 @@ def _multiply_adds(node: gs.Node) -> _Amount:
         return 0
     if node.op in _ATTENTIONS and len(left) > 1:  # with Q | K | V in one operand, or apart
         keys = right if right and len(right) > 1 and node.op != "Attention" else left
-        return 2 * product(result) * keys[-2]
+        return 2 * product(result) * _seen(node, keys[-2])
     if not right:
         return 0
     if node.op in _PRODUCTS:
         inner = left[-2] if node.attrs.get("transA") and len(left) > 1 else left[-1]
         return product(result) * inner
     return product(result) * product(right[1:]) if node.op in _CONVOLUTIONS else 0
+
+
+def _seen(node: gs.Node, keys: _Amount) -> _Amount:
+    """How many of the keys a query sees at most. Where their number is not fixed, they count as all."""
+    if node.domain != DOMAIN or not isinstance(keys, int):
+        return keys
+    before, after = window_of(node.attrs)
+    return keys if before is None or after is None else min(keys, before + after + 1)
 
 
 def _shape(tensor: gs.Variable | gs.Constant | None) -> list[_Amount] | None:

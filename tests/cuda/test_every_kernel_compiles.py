@@ -14,10 +14,10 @@ import subprocess
 import pytest
 
 from tests import shared
-from tests.cuda.uses import ELEMENTS, uses
+from tests.cuda.uses import ELEMENTS, todays_attentions, uses
 from turbo_onnx.custom_ops.cuda import toolchain
 from turbo_onnx.custom_ops.cuda.archive import Rule
-from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels
+from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels, try_kernels
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.targets import DEFAULT
 
@@ -50,7 +50,7 @@ def compiled(element: str) -> list[Compiled]:
 
 
 def compiled_here(element: str) -> list[Compiled]:
-    chosen = list(uses(element))
+    chosen = [*uses(element), *todays_attentions(element)]
     if not EVERY_SIZE:
         few = uses(element, WIDTHS, HEADS)
         chosen = [use for use in few if use.attributes.get("causal") != LEFT_OUT.get(element, -1)]
@@ -69,6 +69,15 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element
     ]
     assert spilled == []
     assert {code.capability for entry in compiled(element) for code in entry.codes} == set(DEFAULT)
+
+
+def test_attention_within_a_window_keeps_all_in_registers():
+    """What is most about it: positions, on the device whose kernel has one loop for all keys."""
+    within = next(iter(todays_attentions("float16")))
+    (kernel,) = try_kernels(variants_of(within, 90), 90)
+    assert isinstance(kernel, Compiled), kernel
+    assert not kernel.resources.spills
+    assert kernel.codes[0].num_warps == variants_of(within, 90)[0].num_warps
 
 
 def test_kernels_of_rows_read_and_write_16_bytes_at_once():

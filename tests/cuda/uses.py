@@ -66,6 +66,20 @@ def _gates(element: str, width: int) -> Iterator[Use]:
         yield use("GatedActivation", element, apart | {"bias": (8 * width,)}, activation="gelu_tanh")
 
 
+def todays_attentions(element: str) -> Iterator[Use]:
+    """Attention of joined packed rows as ModernBERT, Llama, Mistral and Gemma have it."""
+    for heads, shared, size, facts in (
+        (12, 12, 64, {"window_before": 64, "window_after": 64}),
+        (32, 8, 128, {"causal": 1}),
+        (32, 8, 128, {"causal": 1, "window_before": 4095}),
+        (4, 1, 256, {"causal": 1, "window_before": 511}),
+    ):
+        shapes: dict[str, tuple[int | str, ...]] = {"query": ("T", (heads + 2 * shared) * size), "cu_seqlens": ("C",)}
+        shapes |= {"positions": ("T",), "output": ("T", heads * size)}
+        facts = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **facts}
+        yield use("VarlenAttention", element, shapes, **facts)
+
+
 def _normalizations(element: str, width: int) -> Iterator[Use]:
     row: tuple[int | str, ...] = ("T", width)
     vectors = dict.fromkeys(("gamma", "beta", "bias"), (width,))

@@ -378,6 +378,18 @@ def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: st
     assert sentence in str(error.value)
 
 
+def test_a_node_that_was_written_without_heads_that_share_keys_and_windows_means_what_it_did() -> None:
+    case = packed([5, 40], 16)
+    proto = model(case)
+    del proto.functions[:]
+    (node,) = proto.graph.node
+    old = [a for a in node.attribute if a.name in ("num_heads", "scale", "causal", "guard")]
+    del node.attribute[:]
+    node.attribute.extend(old)
+    assert len(node.input) == 5
+    assert_equal(runtime.InferenceSession(proto.SerializeToString()).run(None, case.feeds), case.expected(), TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [

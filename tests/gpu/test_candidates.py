@@ -20,7 +20,7 @@ KEYS = {
     "RestorePadding": "width=768",
     "RotaryEmbedding": "heads=36;rotated=24;head=64;rotary=64;interleaved=0;bias=0;index=1",
     "SegmentPooling": "width=768;mode=0",
-    "VarlenAttention": "joined=1;packed=1;causal=0;guard=0;bias=1",
+    "VarlenAttention": "joined=1;packed=1;causal=0;window=0;positions=0;guard=0;bias=1",
 }
 """By operator, what the key of the use is known by."""
 

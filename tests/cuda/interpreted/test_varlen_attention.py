@@ -66,23 +66,22 @@ def test_one_packed_projection_equals_three_separate_ones() -> None:
     np.testing.assert_array_equal(by_device(joined(case))[0], by_device(case)[0])
 
 
-@pytest.mark.parametrize("window", [(0, 0), (7, 40), (64, 0), (100, -1), (-1, 3)])
-@pytest.mark.parametrize("gaps", [0, 3])
+@pytest.mark.parametrize(("window", "gaps"), [((0, 0), 0), ((7, 40), 0), ((7, 40), 3), ((100, -1), 3), ((-1, 3), 3)])
 def test_windows_at_the_edges_of_tiles(window: tuple[int, int], gaps: int) -> None:
-    lengths = [0, 1, 17, 31, 32, 33, 65, 130]
+    lengths = [0, 1, 32, 33, 130]
     positions = positions_with_gaps(np.random.default_rng(1), lengths, gaps) if gaps else None
     before, after = window
     check(packed(lengths, 16, heads=1, positions=positions, window_before=before, window_after=after))
 
 
 def test_a_window_ends_at_a_causal_query() -> None:
-    sliding = packed([70, 40], 16, causal=1, window_before=20, window_after=9)
+    sliding = packed([70], 16, heads=1, causal=1, window_before=20, window_after=9)
     check(sliding)
-    ends = packed([70, 40], 16, window_before=20, window_after=0)
+    ends = packed([70], 16, heads=1, window_before=20, window_after=0)
     np.testing.assert_array_equal(by_device(sliding)[0], by_device(ends)[0])
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (1, 100), (130, 70), (70, 130)])
+@pytest.mark.parametrize(("queries", "keys"), [(9, 5), (1, 100), (110, 40)])
 def test_windows_where_queries_and_keys_differ_in_number(queries: int, keys: int) -> None:
     bias = normal(2, 1, queries, keys)
     check(dense(2, queries, keys, bias=bias, window_before=40, window_after=3, guard=1))
@@ -91,8 +90,8 @@ def test_windows_where_queries_and_keys_differ_in_number(queries: int, keys: int
 
 @pytest.mark.parametrize("window", [-1, 30])
 def test_heads_that_share_keys(window: int) -> None:
-    check(packed([1, 70, 20], 16, 6, bias=True, value_size=5, kv_num_heads=2, window_before=window))
-    check(joined(packed([1, 70, 20], 16, 4, bias=True, kv_num_heads=1, window_after=window)))
+    check(packed([1, 40], 16, 4, bias=True, value_size=5, kv_num_heads=2, window_before=window))
+    check(joined(packed([1, 40], 16, 2, bias=True, kv_num_heads=1, window_after=window)))
 
 
 @pytest.mark.parametrize("at", [[0, 0, 0, 0, 0], [9, 3, 7, 1, 0], [-(2**63), 2**63 - 1, 0, 5, -1]])
@@ -346,6 +345,39 @@ def test_there_is_no_kernel_for_some_heads(width: int, heads: int, sentence: str
     case = CaseOnDevice("VarlenAttention", [rows, None, None, None, starts], {"num_heads": heads, "scale": 1.0})
     with pytest.raises(Reject, match=sentence):
         variants_of(use_of(case), 90)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        ({"kv_num_heads": 4}, "num_heads = 6 is not a multiple of kv_num_heads = 4"),
+        ({"window_before": -2}, "window_before is -2, but must be -1 or more"),
+    ],
+)
+def test_there_is_no_kernel_for_attributes_that_mean_nothing(attributes: dict[str, int], sentence: str) -> None:
+    use = use_of(packed([5], 8, heads=6))
+    with pytest.raises(Reject, match=sentence):
+        variants_of(replace(use, attributes={**use.attributes, **attributes}), 90)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "facts"),
+    [
+        ({}, "causal=0;window=0;positions=0"),
+        ({"causal": 1, "window_after": 7}, "causal=1;window=0;positions=0"),
+        ({"window_after": 0}, "causal=1;window=0;positions=0"),
+        ({"causal": 1, "window_before": 7}, "causal=0;window=1;positions=1"),
+        ({"window_before": 7, "window_after": 9}, "causal=0;window=1;positions=1"),
+    ],
+)
+def test_there_is_one_kernel_for_all_windows_and_it_reads_positions_only_if_distances_matter(
+    attributes: dict[str, int], facts: str
+) -> None:
+    """And causal attention is a window that ends at the query."""
+    case = packed([5], 8, heads=1, positions=np.arange(5), **attributes)
+    (variant,) = variants_of(use_of(case), 90)
+    assert facts in variant.key
+    check(case)
 
 
 @pytest.mark.parametrize(

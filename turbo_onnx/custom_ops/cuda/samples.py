@@ -87,6 +87,8 @@ def _value(use: Use, name: str, batch: Batch, random: np.random.Generator) -> Ar
         return np.flatnonzero(batch.mask).astype(np.int64)
     if name == "index":
         return batch.positions % (use.size("cos", 0) or batch.longest)
+    if name == "positions":
+        return batch.positions
     shape = _shape(use, name, batch)
     if name.endswith("_ids"):
         size = use.size(f"{name.removesuffix('_ids')}_table", 0) or _VOCABULARY
