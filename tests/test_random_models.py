@@ -85,7 +85,7 @@ def test_the_comparison_finds_a_token_that_is_different() -> None:
 
 
 def test_a_float_mask_under_sizes_of_its_own_is_known_to_be_a_mask_when_inputs_are_made() -> None:
-    model = random_model(62)
+    model = random_model(165)
     assert model.inputs["mask"] == "float16"
     report = turbo_onnx.optimize(model.proto, packing="on").report
     assert report.facts["mask_input"] == "mask"

@@ -22,6 +22,7 @@ from turbo_onnx.passes.embed_kernels import EmbedKernels
 from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.fuse_bias_gelu import FuseBiasGelu
 from turbo_onnx.passes.fuse_embed_layer_normalization import FuseEmbedLayerNormalization
+from turbo_onnx.passes.fuse_gated_activation import FuseGatedActivation
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.fuse_normalization import FuseNormalization
 from turbo_onnx.passes.fuse_rotary_embedding import FuseRotaryEmbedding
@@ -30,6 +31,7 @@ from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
 from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
+from turbo_onnx.passes.merge_gated_projections import MergeGatedProjections
 from turbo_onnx.passes.merge_projections import MergeProjections
 from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
@@ -73,9 +75,11 @@ FUSE: tuple[Pass, ...] = (
     FuseEmbedLayerNormalization(),
     FuseSkipLayerNormalization(),
     FuseNormalization(),
+    FuseGatedActivation(),
     FuseBiasGelu(),
     FuseRotaryEmbedding(),
     MergeProjections(),
+    MergeGatedProjections(),
 )
 LOWER: tuple[Pass, ...] = (
     LowerAttention(),

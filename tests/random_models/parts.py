@@ -282,18 +282,29 @@ class Encoder:
 
     def feed_forward(self, x: str) -> str:
         b, h = self.b, self.hidden
-        inner = b.linear(x, h, 2 * h)
-        kind = b.pick("erf", "tanh", "relu", "gelu", part=False)
-        if kind == "relu":
-            inner = b.op("Relu", inner)
-        elif kind == "gelu" and b.opset >= 20:
-            inner = b.op("Gelu", inner)
-        elif kind == "tanh":
-            inner = b.op("Mul", inner, b.op("Sigmoid", inner))
+        form = b.pick("plain", "plain", "halves", "two products", usual=2)
+        if form == "halves":
+            wide = b.linear(x, h, 4 * h)
+            halves = [b.slice(wide, 0, 2 * h, -1), b.slice(wide, 2 * h, 4 * h, -1)]
+            gate, up = halves if b.maybe() else halves[::-1]
+            inner = b.both("Mul", self._activation(gate), up)
+        elif form == "two products":
+            inner = b.both("Mul", self._activation(b.linear(x, h, 2 * h)), b.linear(x, h, 2 * h))
         else:
-            gate = b.op("Add", b.op("Erf", b.op("Div", inner, b.const(np.sqrt(2)))), b.const(1.0))
-            inner = b.op("Mul", b.op("Mul", inner, gate), b.const(0.5))
+            inner = self._activation(b.linear(x, h, 2 * h))
         return b.linear(inner, 2 * h, h)
+
+    def _activation(self, x: str) -> str:
+        b = self.b
+        kind = b.pick("erf", "silu", "relu", "gelu", "sigmoid", part=False)
+        if kind in ("relu", "sigmoid"):
+            return b.op(kind.capitalize(), x)
+        if kind == "gelu" and b.opset >= 20:
+            return b.op("Gelu", x)
+        if kind == "silu":
+            return b.op("Mul", x, b.op("Sigmoid", x))
+        gate = b.op("Add", b.op("Erf", b.op("Div", x, b.const(np.sqrt(2)))), b.const(1.0))
+        return b.op("Mul", b.op("Mul", x, gate), b.const(0.5))
 
     def embed(self, stream: Stream, types: str | None, given: str | None) -> str:
         """Word, type and position rows, in their sum."""
