@@ -98,7 +98,8 @@ class RotaryEmbedding {
   static void require_inside(const int64_t* index, size_t count, int64_t rows) {
     for (size_t i = 0; i < count; ++i) {
       if (index[i] >= 0 && index[i] < rows) continue;
-      refuse("index has ", index[i], " at ", static_cast<int64_t>(i), ", which is outside of the ", rows, " rows of cos");
+      refuse("index has ", index[i], " at ", static_cast<int64_t>(i), ", which is outside of the ", rows,
+             " rows of cos");
     }
   }
 
