@@ -104,24 +104,6 @@ def test_of_a_half_precision_model_what_is_in_float32_is_raised() -> None:
     equivalent(before, model, inputs, tolerance=2e-3)
 
 
-@pytest.mark.parametrize(("attributes", "applied"), [("", 1), ("<axis=2, epsilon=0.5>", 1), ("<axis=1>", 0)])
-def test_the_runtimes_operator_is_raised_too(attributes: str, applied: int) -> None:
-    model = chain("y = Relu(x)")
-    runtimes = chain(f"y = LayerNormalization{attributes}(x, scale)")  # which the checker knows, with the same operands
-    node = runtimes.graph.nodes[0]
-    node.op = "SimplifiedLayerNormalization"
-    report = RaiseRmsNormalization().run(runtimes)
-    assert report.applied == applied
-    if applied:
-        epsilon = node.attrs.get("epsilon", 1e-5)
-        constants = CONSTANTS.replace("0.00001", str(epsilon))
-        inputs = {"x": normal(2, 3, 4)}
-        equivalent(chain(SPELLINGS["division"], constants=constants), runtimes, inputs)
-    else:
-        assert sentences(report) == ["x is not normalized over its last axis in float32"]
-    assert operators(model) == ["Relu"]
-
-
 REFUSALS: dict[str, tuple[str, str | None]] = {
     "another axis": (
         "p = Pow(x, two) m = ReduceMean<axes=[1]>(p) e = Add(m, eps) s = Sqrt(e) n = Div(x, s) y = Mul(n, scale)",

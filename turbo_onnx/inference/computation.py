@@ -96,7 +96,6 @@ RULES: dict[str, Rule] = {
     "ArgMin": _arg,
     "LayerNormalization": _normalization,
     "RMSNormalization": _normalization,
-    "SimplifiedLayerNormalization": _normalization,
 }
 
 RAISED_RULES: dict[str, Rule] = {

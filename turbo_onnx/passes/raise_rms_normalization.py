@@ -11,7 +11,6 @@ its scale.
 
 from __future__ import annotations
 
-from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor
 from turbo_onnx.matcher import Match
 from turbo_onnx.passes.fusion import Fusion
@@ -49,25 +48,12 @@ class RaiseRmsNormalization(Fusion):
 
         normal = normalized(x)
         scaled = normal * scale | normalized(x * scale) | x * (inverse() * scale) | x * (scale / root())
-        return scaled | normal | _of_the_runtime(x, scale)
+        return scaled | normal
 
     def rewrite(self, match: Match, edit: Editor) -> Tensor:
         x: Tensor = match.x
-        epsilon = _default(match.epsilon, 1e-5)
-        check_operands(x, epsilon, "RMSNormalization")
-        if _default(match.axis, -1) not in (-1, len(x.shape) - 1) or _default(match.stash_type, 1) != 1:
-            raise Reject("{} is not normalized over its last axis in float32", x.name)
+        check_operands(x, match.epsilon, "RMSNormalization")
         scale = row_or_ones(match.scale, x, edit, "rms_normalization_scale")
         domain = None if int(edit.graph.opset) >= STANDARD_SINCE else RAISED_DOMAIN
-        attributes = {"axis": -1, "epsilon": float(epsilon)}
+        attributes = {"axis": -1, "epsilon": float(match.epsilon)}
         return edit.node("RMSNormalization", [x, scale], attrs=attributes, domain=domain)
-
-
-def _of_the_runtime(x: Expression, scale: Expression) -> Expression:
-    """ONNX Runtime's own operator, which models have that its optimizer wrote; it has no schema that gives defaults."""
-    attributes = {name: bind(name) for name in ("axis", "epsilon", "stash_type")}
-    return op.SimplifiedLayerNormalization(x, scale, **attributes)
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value
