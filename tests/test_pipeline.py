@@ -109,9 +109,19 @@ def test_only_the_chosen_passes_run_and_those_that_lower() -> None:
 
 
 def test_a_skipped_pass_does_not_run_but_lowering_does() -> None:
-    every = pipeline.names(pipeline.passes())
+    every = pipeline.names(pipeline.select(Options()))[:-1]
     skipped = pipeline.names(pipeline.select(Options(skip_passes=("raise-gelu", "lower-gelu"))))
     assert skipped == [*(name for name in every if name != "raise-gelu"), "plan-memory"]
+
+
+def test_gate_and_up_are_computed_by_one_product_for_gpus_or_where_it_is_asked_for() -> None:
+    def merges(**options: Any) -> bool:
+        return "merge-gated-projections" in pipeline.names(pipeline.select(Options(**options)))
+
+    assert not merges()
+    assert merges(target="cuda:sm_90")
+    assert merges(passes=("merge-gated-projections",))
+    assert not merges(target="cuda:sm_90", skip_passes=("merge-gated-projections",))
 
 
 def test_no_packing_leaves_out_the_passes_that_pack() -> None:

@@ -98,6 +98,9 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
 }
 
 
+FOR_GPUS = (MergeGatedProjections,)
+"""What gains nothing on a CPU, and runs for one only if it is asked for by name."""
+
 LAST = (EmbedKernels.name, PlanMemory.name)
 """What runs behind all others: for CUDA kernels are embedded, for the CPU memory is planned."""
 
@@ -123,6 +126,8 @@ def select(options: Options) -> list[Pass]:
     skipped = set(options.skip_passes)
     if options.packing == "off":
         skipped |= {step.name for step in PACK}
+    if not options.capabilities and options.passes is None:
+        skipped |= {step.name for step in FUSE if isinstance(step, FOR_GPUS)}
     chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
     chosen = [step for step in chosen if step.name not in skipped]
     precision = options.precision or "fp32"

@@ -1,6 +1,8 @@
 """Compute the gate of a feed-forward layer and what it lets through with one MatMul instead of two.
 
-`joined_weights.py` says when weights are joined; here are the places where they may be.
+`joined_weights.py` says when weights are joined; here are the places where they may be. For GPUs only: on a CPU one
+product takes as long as two (`benchmarks/gated_cpu.py`), and memory is lost, since the operator computes in place where
+gate and up are apart.
 """
 
 from __future__ import annotations
