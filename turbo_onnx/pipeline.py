@@ -27,6 +27,7 @@ from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.fuse_normalization import FuseNormalization
 from turbo_onnx.passes.fuse_rotary_embedding import FuseRotaryEmbedding
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
+from turbo_onnx.passes.gather_before_transposing import GatherBeforeTransposing
 from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
 from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
@@ -55,6 +56,7 @@ CLEAN: tuple[Pass, ...] = (
     SimplifyShapes(),
     FoldConstants(),
     RemoveArangeGathers(),
+    GatherBeforeTransposing(),
     SimplifyShapes(),
     FoldConstants(),
     RemoveNoOps(),
