@@ -9,6 +9,7 @@ import pytest
 from tests.passes.attention_graphs import batches, layer
 from tests.passes.support import apply, count, equivalent, normal, run
 from turbo_onnx.model import Model
+from turbo_onnx.passes.cancel_transposes import CancelTransposes
 from turbo_onnx.passes.fuse_multi_head_attention import FuseMultiHeadAttention
 from turbo_onnx.passes.raise_attention import RaiseAttention
 
@@ -102,6 +103,26 @@ def test_one_head_may_be_shared_by_all(repeat: str) -> None:
     assert (node.attrs["kv_num_heads"], widths(node)) == (1, [16, 4, 4])
     assert not {"Transpose", "Expand", "Reshape"} & set(count(after))
     check(before, after)
+
+
+def test_one_head_that_is_squeezed_is_computed_with_tokens_in_front() -> None:
+    key = (
+        f"{ONE} rk = Reshape(mk, ones) hk = Transpose<perm = [0,2,1,3]>(rk) nk = Neg(hk) sk = Reshape(nk, three) "
+        "tk = Transpose<perm = [0,2,1]>(sk) kt = Reshape(tk, lying)"
+    )
+    constants = CONSTANTS + ", int64[3] three = {0, -1, 4}, int64[4] lying = {-1, 1, 4, 5}"
+    scores = SCORES.removeprefix("kt = Transpose<perm = [0,1,3,2]>(k) ")
+    before, after = (
+        layer(scores, query=QUERY, key=key, value=ONE_HEAD.replace("X", "v"), merge=MERGE, constants=constants,
+              extra=WEIGHTS, length="5")
+        for _ in range(2)
+    )  # fmt: skip
+    node = fused(after)
+    apply(CancelTransposes(), after)
+    assert (node.attrs["kv_num_heads"], widths(node)) == (1, [16, 4, 4])
+    assert count(after)["Transpose"] == 0
+    data = next(batches())
+    equivalent(run(before, data), after, data)
 
 
 def test_keys_scaled_behind_their_repetition_scale_the_scores() -> None:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op
+from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, produced_by
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.grouped_heads import before_repeating
@@ -172,7 +172,7 @@ def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
         usable = [ancestor for ancestor in operand.found if name != "value" or ancestor.view.factor == 1.0]
         source: Source | None = next((source for source in reversed(sources(usable)) if source.takes_all), None)
         bias = None
-        if source is None:
+        if source is None or _is_squeezed(source.tensor):
             tensor, own_factor = side_by_side(edit, operand.shape, usable)
         else:
             tensor, own_factor = source.tensor, source.factor
@@ -189,6 +189,13 @@ def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
     widths = [tensor.shape[2] for tensor in tensors]
     parts = [np.zeros(w, np.float32) if b is None else b for b, w in zip(biases, widths, strict=True)]
     return _Projections(tuple(tensors), np.concatenate(parts), factor)
+
+
+def _is_squeezed(tensor: Tensor) -> bool:
+    """Whether [B, S, D] is made of a single head [B, 1, S, D]: as a Transpose that may undo the one above it."""
+    node = produced_by(tensor, "Reshape", "Squeeze")
+    batch, rows, size = tensor.shape
+    return node is not None and node.inputs[0].shape == [batch, 1, rows, size]
 
 
 def _batch_first(edit: Editor, tensor: Tensor) -> Tensor:
