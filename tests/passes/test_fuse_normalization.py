@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from tests.passes.support import apply, equivalent, graph, normal, operators, parse, run, sentences
+from turbo_onnx.custom_ops import spec
 from turbo_onnx.model import Model
 from turbo_onnx.passes.fuse_normalization import FuseNormalization
+from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from turbo_onnx.passes.raise_rms_normalization import RaiseRmsNormalization
 
 CONSTANTS = (
@@ -77,3 +81,29 @@ def test_statistics_that_are_read_keep_the_normalization() -> None:
     model = parse(graph(text))
     assert apply(FuseNormalization(), model).applied == 0
     assert np.isfinite(run(model, {"x": normal(2, 4)})[1]).all()
+
+
+def test_every_form_that_fusions_make_has_a_name_in_one_model() -> None:
+    nodes, results = [], []
+    for number, (rms, skip, beta, bias, again) in enumerate(product([0, 1], repeat=5)):
+        if (rms and beta) or (not skip and (bias or again)):
+            continue
+        source = "x"
+        if skip:
+            nodes.append(f"b{number} = Add(x, beta) t{number} = Add({f'b{number}' if bias else 'x'}, skip)")
+            source = f"t{number}"
+        kind = "RMSNormalization" if rms else "LayerNormalization"
+        nodes.append(f"n{number} = {kind}({source}, gamma{', beta' if beta else ''})")
+        results += [f"n{number}", *([source] if again else [])]
+    body = f"{' '.join(nodes)} y = Sum({', '.join(results)})"
+    text = f"g (float[B,4] x, float[B,4] skip) => (float[B,4] y) <{CONSTANTS}> {{{body}}}"
+    model = parse(graph(text, opset=23, ir_version=11))
+    data = {"x": normal(3, 4), "skip": normal(3, 4, seed=1)}
+    before = run(model, data)
+    FuseSkipLayerNormalization().run(model)
+    apply(FuseNormalization(), model)
+    proto = model.to_proto()
+    forms = {function.name for function in proto.functions}
+    assert len(forms) == 15
+    assert len(forms) < spec("SkipLayerNormalization").forms
+    equivalent(before, model, data)
