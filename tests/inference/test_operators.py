@@ -8,7 +8,8 @@ import onnx.parser
 import pytest
 
 from tests.inference.observed import mistakes
-from tests.passes.support import graph, normal
+from tests.passes.support import graph, normal, parse, run
+from turbo_onnx import shapes
 from turbo_onnx.graph import Editor
 from turbo_onnx.model import Model
 
@@ -27,6 +28,12 @@ OPERATORS = {
         d = Slice(x, last, far, one) e = Slice(x, last, back, one, last) f = Slice(x, zero, far, two, two)
         h = Slice(table, zero, length, zero) i = Slice(x, other, far, two) j = Slice(table, length, far, zero)
         p = Slice(x, one, two, two) q = Add(x, p) r = Sub(x, d) s = Mul(h, vector) t = Add(x, h)
+    """,
+    "slices from the end": """
+        turned = Neg(length) a = Slice(x, turned, far, one) b = Slice(table, zero, length, zero)
+        c = Slice(b, turned, far, zero) d = Slice(table, turned, far, zero) e = Slice(x, turned, length, one)
+        longer = Add(length, one) f = Neg(longer) g = Slice(x, f, far, one) h = Slice(b, f, far, zero)
+        i = Slice(x, turned, far, one, two)
     """,
     "parts": """
         a, b = Split<axis = 2>(x, halves) c, d = Split<axis = -1>(x) n = Exp(x) e = Concat<axis = 1>(x, n)
@@ -120,3 +127,19 @@ def test_what_is_inferred_of_an_operator_is_so(name: str) -> None:
         found, compared = mistakes(model.to_proto(), inputs)
         assert found == []
         assert compared == len(computed)
+
+
+@pytest.mark.parametrize("length", [0, 3, 9, 11])
+def test_as_much_from_the_end_as_there_is_at_the_most_is_all(length: int) -> None:
+    nodes = "sizes = Shape(x) length = Slice(sizes, one, two) turned = Neg(length) a = Slice(x, turned, far, one) "
+    nodes += "b = Slice(table, zero, length, zero) c = Slice(b, turned, far, zero)"
+    model = parse(
+        graph(f"g (float[B,S,4] x) => (float[B,P,4] a, float[Q,4] b, float[R,4] c) <{CONSTANTS}> {{ {nodes} }}"),
+        {"table": normal(9, 4)},
+    )
+    shapes.infer(model)
+    a, b, c = model.graph.outputs
+    assert list(a.shape) == ["B", "S", 4]
+    assert list(b.shape) == list(c.shape)
+    results = run(model, {"x": normal(2, length, 4)})
+    assert [result.shape for result in results] == [(2, length, 4), (min(length, 9), 4), (min(length, 9), 4)]

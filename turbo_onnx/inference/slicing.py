@@ -62,6 +62,8 @@ def _cut(
         if isinstance(value, Elements):
             return len(window), Elements(np.take(value.items, np.array(window, dtype=np.int64), axis=axis))
         return len(window), _shifted(value, axis, window.start, step)
+    if isinstance(start, Dim) and -start in (size, read.symbols.limits.get(str(size))):
+        start = 0  # as far from the end as it is long at the most
     first, last = _from_front(start, size), _from_front(end, size)
     if step == 1 and first is not None and last is not None and last - first == 1:
         return 1, _shifted(value, axis, first, 1)  # one element, which is taken to be there
