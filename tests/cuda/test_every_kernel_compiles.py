@@ -40,7 +40,7 @@ INDICES = {
     "rotary_embedding": {"ld.global.b64"},
     "segment_pooling": {"ld.global.b32", "st.global.b16"},  # a sequence's sum is of two bytes for each thread
 }
-SCALE_OF_A_HEAD = {"ld.global.b32", "ld.global.v2.b32"}  # it is less than a warp reads at once
+SCALE_OF_A_HEAD = {"ld.global.v2.b32"}  # 128 numbers are less than a warp reads at once
 
 
 @functools.cache

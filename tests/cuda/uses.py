@@ -50,10 +50,10 @@ def uses(element: str, widths: Sequence[int] = WIDTHS, heads: Sequence[tuple[int
         yield from _gates(element, width)
         for mode in ("mean", "sum", "max", "first"):
             yield use("SegmentPooling", element, {"rows": row, "cu_seqlens": ("C",), "output": ("B", width)}, mode=mode)
+    yield _normalized_heads(element)
     for number, size in heads:
         yield from _attentions(element, number, size)
         yield _rotation(element, number, size)
-        yield _normalized_heads(element, number, size)
 
 
 def _gates(element: str, width: int) -> Iterator[Use]:
@@ -113,10 +113,10 @@ def _rotation(element: str, heads: int, size: int) -> Use:
     return use("RotaryEmbedding", element, shapes, num_heads=heads, interleaved=1)
 
 
-def _normalized_heads(element: str, heads: int, size: int) -> Use:
-    """RMS normalization of the queries or keys of each head."""
-    rows: tuple[int | str, ...] = ("T", heads, size)
-    return use("SkipLayerNormalization", element, {"x": rows, "output": rows, "gamma": (size,)}, rms=1)
+def _normalized_heads(element: str) -> Use:
+    """RMS normalization of the queries of each head."""
+    rows: tuple[int | str, ...] = ("T", 16, 128)
+    return use("SkipLayerNormalization", element, {"x": rows, "output": rows, "gamma": (128,)}, rms=1)
 
 
 def _attentions(element: str, heads: int, size: int) -> Iterator[Use]:
