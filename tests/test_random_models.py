@@ -93,5 +93,14 @@ def test_a_float_mask_under_sizes_of_its_own_is_known_to_be_a_mask_when_inputs_a
     assert ("memory_plan" in report.facts) == library_available()
 
 
+def test_a_random_encoder_with_windows_and_shared_heads_has_operators_with_both() -> None:
+    model = random_model(18)
+    assert {"near", "shared keys"} <= set(model.builder.parts)
+    nodes = onnx.load_from_string(_optimized(18).artifact).graph.node
+    found = [{attribute.name: attribute.i for attribute in node.attribute} for node in nodes]
+    assert any(attributes.get("window_before", -1) >= 0 for attributes in found)
+    assert any(attributes.get("kv_num_heads", 0) > 0 for attributes in found)
+
+
 def test_most_random_encoders_are_packed_at_least_in_part() -> None:
     assert sum(bool(_optimized(seed).report["packed"]) for seed in range(20)) >= 10
