@@ -293,6 +293,23 @@ def test_heads_that_are_merged_twice_are_replaced_twice() -> None:
     check_equivalent(before, after)
 
 
+@pytest.mark.parametrize("read_elsewhere", [False, True])
+def test_sizes_may_be_read_on_the_way_to_a_merge_for_that_merge(read_elsewhere: bool) -> None:
+    merge = (
+        "sizes = Shape(o) some = Slice(sizes, at0, at1) more = Slice(sizes, at2, at3) "
+        "full = Concat<axis = 0>(some, more, eight) to = Transpose<perm = [0,2,1,3]>(o) merged = Reshape(to, full) "
+        "y = MatMul(merged, wo)"
+    )
+    outputs = "float[B,S,8] y"
+    if read_elsewhere:
+        merge, outputs = f"{merge} batch = Neg(some)", f"{outputs}, int64[1] batch"
+    constants = ", int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[1] eight = {8}"
+    before, after = (layer(SCORES, merge=merge, constants=constants, outputs=outputs) for _ in range(2))
+    fused(after)
+    assert (count(after)["Shape"], count(after)["Transpose"]) == ((1, 2) if read_elsewhere else (0, 0))
+    check_equivalent(before, after)
+
+
 def test_keys_from_a_cache_are_brought_side_by_side() -> None:
     key = f"{KEY} all = Concat<axis = 2>(past, k) kt = Transpose<perm = [0,1,3,2]>(all)"
     value = f"{VALUE.replace(' v = ', ' v0 = ')} v = Concat<axis = 2>(past, v0)"

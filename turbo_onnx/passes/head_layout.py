@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Editor, Tensor
+from turbo_onnx.graph import Editor, Tensor, is_op
 from turbo_onnx.passes.grouped_heads import repeated_heads
 from turbo_onnx.passes.reshaping import reshaped, transposed
 from turbo_onnx.passes.views import Ancestor, View, applied, axis_of, positions, viewed_input, whole
@@ -128,30 +128,51 @@ def replace_merged(edit: Editor, output: Tensor, result: Tensor, opset: int) -> 
 _Merged = list[tuple[Tensor, bool]]  # tensors, and whether the sequence comes first in them
 
 
+@dataclass
+class _Way:
+    """What lies between an attention's output and its merges: the nodes, and tensors of the sizes on the way."""
+
+    nodes: list[gs.Node] = field(default_factory=list)
+    sizes: list[Tensor] = field(default_factory=list)
+
+
 def _merged(edit: Editor, output: Tensor, opset: int) -> _Merged | None:
-    """All that is made of [B, H, S, D], where that is only [B, S, H*D], [B*S, H*D], or with B and S the other way."""
-    return _merges(edit, output, whole(output.shape), whole(output.shape), opset, _LONGEST_MERGE)
+    """All that is made of [B, H, S, D], where that is only [B, S, H*D], [B*S, H*D], or with B and S the other way.
+
+    Sizes on the way may be read for what lies on it.
+    """
+    way = _Way()
+    found = _merges(edit, output, (whole(output.shape), whole(output.shape)), opset, _LONGEST_MERGE, way)
+    inside = {id(node) for node in way.nodes}
+    return found if all(_goes_with(tensor, inside, edit, _LONGEST_MERGE) for tensor in way.sizes) else None
 
 
-def _merges(edit: Editor, current: Tensor, view: View, full: View, opset: int, depth: int) -> _Merged | None:
+def _merges(
+    edit: Editor, current: Tensor, views: tuple[View, View], opset: int, depth: int, way: _Way
+) -> _Merged | None:
+    view, full = views
     batch, head, rows, feature = full.axes
     width = head + feature
     for first, second in ((batch, rows), (rows, batch)):
         if view.axes in ((first, second, width), (first + second, width)):
             return [(current, first != batch)]
-    if edit.is_graph_output(current) or depth == 0 or not current.outputs:
+    if edit.is_graph_output(current) or depth == 0:
         return None
     found: _Merged = []
     for node in current.outputs:
+        if is_op(node, "Shape"):
+            way.sizes.append(node.outputs[0])
+            continue
         if node.op in ("Mul", "Div") or viewed_input(node) is not current or len(node.outputs) != 1:
             return None
         below = node.outputs[0]
         after = None if below.shape is None else applied(view, node, below, opset)
-        merged = None if after is None or after.offsets else _merges(edit, below, after, full, opset, depth - 1)
+        way.nodes.append(node)
+        merged = None if after is None or after.offsets else _merges(edit, below, (after, full), opset, depth - 1, way)
         if merged is None:
             return None
         found += merged
-    return found
+    return found or None
 
 
 def only_for(tensor: Tensor, nodes: Sequence[gs.Node], edit: Editor) -> bool:
