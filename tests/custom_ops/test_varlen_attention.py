@@ -159,16 +159,17 @@ def test_heads_that_share_keys(heads: int, shared: int, window: int) -> None:
     np.testing.assert_array_equal(by_kernel(case)[0], by_kernel(case, threads=3)[0])
 
 
-def test_heads_that_share_keys_equal_those_that_have_them_by_themselves() -> None:
-    """Also where there are so many tasks that each takes whole groups of heads."""
-    case = packed([200] * 40, 16, heads=4, kv_num_heads=2, bias=True)
+@pytest.mark.parametrize("sequences", [1, 14, 40])
+def test_heads_that_share_keys_equal_those_that_have_them_by_themselves(sequences: int) -> None:
+    """Also where there are so many tasks that each takes several heads of a group."""
+    case = packed([100] * sequences, 16, heads=12, kv_num_heads=2, bias=True)
     query, *others = case.inputs
 
     def repeated(array: Array) -> Array:
         by_head = array.reshape(*array.shape[:-1], 2, 16)
-        return by_head.repeat(2, axis=-2).reshape(*array.shape[:-1], 64)
+        return by_head.repeat(6, axis=-2).reshape(*array.shape[:-1], 12 * 16)
 
-    bias = np.concatenate([others[2][:64], *(repeated(part) for part in np.split(others[2][64:], 2))])
+    bias = np.concatenate([others[2][:192], *(repeated(part) for part in np.split(others[2][192:], 2))])
     inputs = [query, repeated(others[0]), repeated(others[1]), bias, *others[3:]]
     own = Case(case.operator, inputs, case.attributes | {"kv_num_heads": 0})
     np.testing.assert_array_equal(by_kernel(case)[0], by_kernel(own)[0])
