@@ -140,6 +140,15 @@ def test_values_scaled_behind_their_repetition_are_repeated_as_before() -> None:
     check(before, after)
 
 
+def test_keys_and_values_that_different_numbers_of_queries_share_are_repeated_as_before() -> None:
+    one = f"mv1 = MatMul(x, wv1) {ONE_HEAD.replace(' X =', ' hX =').replace('mX', 'mv1')} X = Expand(hX, every1)"
+    before, after = shared(SPREAD, value=one), shared(SPREAD, value=one)
+    node = fused(after)
+    assert "kv_num_heads" not in node.attrs
+    assert widths(node) == [16, 16, 16]
+    check(before, after)
+
+
 def test_keys_alone_are_repeated_with_tokens_in_front() -> None:
     value = "wide = MatMul(x, wq4) rv = Reshape(wide, fours) v = Transpose<perm = [0,2,1,3]>(rv)"
     before, after = shared(SPREAD, value=value), shared(SPREAD, value=value)

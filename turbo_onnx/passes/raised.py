@@ -8,6 +8,8 @@ node gets the same name in this domain. It lives only until the fuse and lower s
 | Gelu(X; approximate) | 20 | lower-gelu |
 | RMSNormalization(X, scale; axis, epsilon) | 23 | lower-rms-normalization |
 | Attention(Q, K, V, attention_bias?; scale, guard, causal) | 23 | lower-attention |
+
+Keys and values of Attention may have fewer heads than queries, each of which serves as many neighbouring ones.
 """
 
 from __future__ import annotations
