@@ -137,3 +137,14 @@ def test_parts_that_are_changed_before_they_are_divided_stay() -> None:
     nodes = f"{FIRST} m = Relu(t) two = Constant<value_ints = [4, 4]>() c, d = Split<axis = 2>(m, two) "
     model = model_of(f"{nodes} y = Transpose<perm = [1,0,2]>(c) z = Neg(d)", "float[B,S,4] y, float[S,B,4] z")
     assert apply(CancelTransposes(), model).applied == 0
+
+
+def test_a_part_that_is_read_as_it_is_has_its_axes_in_the_order_it_had() -> None:
+    nodes = """
+        heads = Constant<value_ints = [0, 0, 2, 4]>() four = Reshape(x, heads) t = Transpose<perm = [2,0,1,3]>(four)
+        two = Constant<value_ints = [2, 2]>() c, d = Split<axis = 3>(t, two) y = Transpose<perm = [1,2,0,3]>(c) z = Neg(d)"""
+    outputs = "float[B,S,2,2] y, float[2,B,S,2] z"
+    before, after = model_of(nodes, outputs), model_of(nodes, outputs)
+    assert apply(CancelTransposes(), after).applied == 1
+    data = {"x": normal(3, 4, 8, seed=1)}
+    equivalent(run(before, data), after, data)
