@@ -122,9 +122,9 @@ def test_windows_at_the_edges_of_tiles_and_chunks(window: tuple[int, int], gaps:
 def test_queries_that_see_nothing_of_some_chunks_of_keys(window: tuple[int, int]) -> None:
     """Chunks are short where heads are large; behind a long gap nothing before it is seen."""
     before, after = window
-    positions = np.arange(500) + np.where(np.arange(500) < 170, 0, 10**6)
-    check(packed([500], 256, 1, window_before=before, window_after=after))
-    check(packed([500], 256, 1, window_before=before, window_after=after, positions=positions))
+    positions = np.arange(330) + np.where(np.arange(330) < 170, 0, 10**6)
+    check(packed([330], 256, 1, window_before=before, window_after=after))
+    check(packed([330], 256, 1, window_before=before, window_after=after, positions=positions))
 
 
 def test_rows_see_what_their_positions_say_and_nothing_else() -> None:
@@ -140,8 +140,7 @@ def test_rows_see_what_their_positions_say_and_nothing_else() -> None:
     np.testing.assert_array_equal(case.expected()[0] > 0, seen)
 
 
-@pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("window", [(40, 3), (5, -1), (2, 700)])
+@pytest.mark.parametrize(("window", "causal"), [((40, 3), 0), ((40, 3), 1), ((5, -1), 0), ((2, 700), 0)])
 @pytest.mark.parametrize(("queries", "keys"), [(9, 5), (130, 70), (700, 20), (20, 700)])
 def test_windows_where_queries_and_keys_differ_in_number(
     queries: int, keys: int, window: tuple[int, int], causal: int
@@ -154,7 +153,7 @@ def test_windows_where_queries_and_keys_differ_in_number(
 @pytest.mark.parametrize(("heads", "shared"), [(4, 1), (12, 2)])
 @pytest.mark.parametrize("window", [-1, 70])
 def test_heads_that_share_keys(heads: int, shared: int, window: int) -> None:
-    case = packed([33, 1, 600], 16, heads, bias=True, value_size=5, kv_num_heads=shared, window_before=window)
+    case = packed([33, 1, 300], 128, heads, bias=True, value_size=5, kv_num_heads=shared, window_before=window)
     check(case)
     np.testing.assert_array_equal(by_kernel(case)[0], by_kernel(case, threads=3)[0])
 
