@@ -84,8 +84,8 @@ def test_a_product_that_is_read_elsewhere_stays() -> None:
     assert "b is read elsewhere too" in sentences(report)[0]
 
 
-def test_a_gate_that_has_its_operand_alone_is_left_without_a_word() -> None:
-    after = model("a = MatMul(x, wg) s = Sigmoid(a) y = Mul(a, s)", weights="wg")
+def test_a_silu_without_a_gate_has_nothing_to_join() -> None:
+    after = model("p = MatMul(x, wg) a = Add(p, bg) s = Sigmoid(a) y = Mul(a, s)", weights="wg bg")
     report = merged(after)
     assert count(after) == {"MatMul": 1, OURS: 1}
     assert (report.applied, report.rejected) == (0, [])
