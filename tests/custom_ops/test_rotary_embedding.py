@@ -16,7 +16,9 @@ from turbo_onnx.custom_ops import spec
 RANDOM = np.random.default_rng(5)
 
 
-def rotation(rows: Array, table: Array, index: Array | None = None, bias: Array | None = None, **attributes: int) -> Case:
+def rotation(
+    rows: Array, table: Array, index: Array | None = None, bias: Array | None = None, **attributes: int
+) -> Case:
     """With sines that are other numbers than the cosines `table`."""
     return Case("RotaryEmbedding", [rows, bias, table, table[..., ::-1].copy(), index], {"num_heads": 2} | attributes)
 
@@ -47,7 +49,10 @@ BATCH = normal(RANDOM, 2, 3, 8)
         ),
         (rotation(ROWS[0], TABLE), "input has shape [8], but must have rank 2 or 3"),
         (rotation(ROWS[:, :7], OF_ROWS), "input has shape [3, 7], whose width is no multiple of num_heads = 2"),
-        (rotation(ROWS, OF_ROWS[:, :3]), "cos has shape [3, 3], whose width must be even and at most that of a head, 4"),
+        (
+            rotation(ROWS, OF_ROWS[:, :3]),
+            "cos has shape [3, 3], whose width must be even and at most that of a head, 4",
+        ),
         (
             rotation(ROWS, np.tile(OF_ROWS, 2)[:, :6]),
             "cos has shape [3, 6], whose width must be even and at most that of a head, 4",

@@ -347,8 +347,14 @@ def test_one_model_may_use_several_forms() -> None:
         ([normal(5, 96), None, None, None, np.array([1, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
         ([normal(5, 96), None, None, None, np.zeros(0, np.int32)], "one element more than there are sequences"),
         ([normal(5, 96)], "must have rank 3"),
-        ([normal(5, 94), None, None, None, np.array([0, 5], np.int32)], "is not that of 2 heads of queries and 2 of keys"),
-        ([normal(5, 9), None, None, None, np.array([0, 5], np.int32)], "is not that of 2 heads of queries and 2 of keys"),
+        (
+            [normal(5, 94), None, None, None, np.array([0, 5], np.int32)],
+            "is not that of 2 heads of queries and 2 of keys",
+        ),
+        (
+            [normal(5, 9), None, None, None, np.array([0, 5], np.int32)],
+            "is not that of 2 heads of queries and 2 of keys",
+        ),
         ([normal(5, 32), normal(5, 32), None, None, np.array([0, 5], np.int32)], "both be there, or neither"),
         ([normal(5, 32), normal(4, 32), normal(5, 32), None, np.array([0, 5], np.int32)], "have shapes"),
         ([normal(5, 96), None, None, normal(32), np.array([0, 5], np.int32)], "bias has shape [32]"),

@@ -142,7 +142,8 @@ def test_parts_that_are_changed_before_they_are_divided_stay() -> None:
 def test_a_part_that_is_read_as_it_is_has_its_axes_in_the_order_it_had() -> None:
     nodes = """
         heads = Constant<value_ints = [0, 0, 2, 4]>() four = Reshape(x, heads) t = Transpose<perm = [2,0,1,3]>(four)
-        two = Constant<value_ints = [2, 2]>() c, d = Split<axis = 3>(t, two) y = Transpose<perm = [1,2,0,3]>(c) z = Neg(d)"""
+        two = Constant<value_ints = [2, 2]>() c, d = Split<axis = 3>(t, two) y = Transpose<perm = [1,2,0,3]>(c)
+        z = Neg(d)"""
     outputs = "float[B,S,2,2] y, float[2,B,S,2] z"
     before, after = model_of(nodes, outputs), model_of(nodes, outputs)
     assert apply(CancelTransposes(), after).applied == 1

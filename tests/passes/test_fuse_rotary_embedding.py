@@ -88,7 +88,10 @@ def same(body: str, inputs: str = ROWS, outputs: str = "float[T,8] y", **options
         (PLAIN.replace("Add(a, c)", "Add(c, a)").replace("Mul(q, cos)", "Mul(cos, q)"), 0),
         (SPLIT + f"{LOW}{HIGH}j = Concat<axis = 2>(high, low) r = Mul(j, ones) " + SUM + JOIN, 0),
         (SPLIT + "g = Gather<axis = -1>(q, swapped) r = Mul(g, ones) " + SUM + JOIN, 0),
-        (SPLIT + "low, high = Split<axis = -1>(q) minus = Neg(high) r = Concat<axis = -1>(minus, low) " + SUM + JOIN, 0),
+        (
+            SPLIT + "low, high = Split<axis = -1>(q) minus = Neg(high) r = Concat<axis = -1>(minus, low) " + SUM + JOIN,
+            0,
+        ),
         (
             SPLIT + "i = Neg(q) " + LOW + "high = Slice(i, two, far, last) r = Concat<axis = -1>(high, low) "
             "a = Mul(q, cos) c = Mul(r, sin) z = Add(a, c)" + JOIN,

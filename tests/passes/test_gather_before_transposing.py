@@ -28,7 +28,11 @@ PICKED = {
         2,
         0,
     ),
-    "read in two orders": (f"{FRONT} g = GatherND(t, one) a = Transpose<perm = [1,2,0,3]>(g) y = Exp(g) z = Neg(a)", 1, 1),
+    "read in two orders": (
+        f"{FRONT} g = GatherND(t, one) a = Transpose<perm = [1,2,0,3]>(g) y = Exp(g) z = Neg(a)",
+        1,
+        1,
+    ),
     "axes turned around": ("t = Transpose(x) y = Gather<axis = 1>(t, list)", 1, 1),
 }
 
@@ -46,7 +50,10 @@ def test_what_is_picked_is_picked_first(name: str) -> None:
 
 KEPT = {
     "a single element": (f"{FRONT} y = Gather(t, item)", "float[B,S,5] y"),
-    "a Transpose that is read elsewhere": (f"{FRONT} y = GatherND(t, one) z = Exp(t)", "float[P,Q,R,T] y, float[4,B,S,5] z"),
+    "a Transpose that is read elsewhere": (
+        f"{FRONT} y = GatherND(t, one) z = Exp(t)",
+        "float[P,Q,R,T] y, float[4,B,S,5] z",
+    ),
     "a Transpose that is an output": (f"{FRONT} y = GatherND(t, one)", "float[P,Q,R,T] y, float[4,B,S,5] t"),
     "nothing transposed": ("y = Gather<axis = 2>(x, list)", "float[P,Q,R,T] y"),
 }

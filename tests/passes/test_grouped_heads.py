@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -25,7 +24,8 @@ WEIGHTS = {
     "bqkv": normal(32, seed=11),
 }
 CONSTANTS = """
-    , int64[4] fours = {0, 0, 4, 4}, int64[4] twos = {0, 0, 2, 4}, int64[4] ones = {0, 0, 1, 4}, int64[3] all = {0, 0, 16},
+    , int64[4] fours = {0, 0, 4, 4}, int64[4] twos = {0, 0, 2, 4}, int64[4] ones = {0, 0, 1, 4},
+    int64[3] all = {0, 0, 16},
     int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at3 = {3}, int64[5] twice2 = {1, 1, 2, 1, 1},
     int64[5] twice3 = {1, 1, 1, 2, 1}, int64[5] twice1 = {1, 2, 1, 1, 1}, int64[4] four2 = {0, 4, -1, 4},
     int64[4] every1 = {1, 4, 1, 1}, int64[3] parts = {16, 8, 8}, int64[5] groups = {0, 0, 2, 4, 4},

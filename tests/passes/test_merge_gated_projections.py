@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from tests.passes.support import apply, count, equivalent, graph, normal, parse, run, sentences
+from tests.passes.support import apply, count, equivalent, graph, normal, parse, sentences
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fuse_gated_activation import FuseGatedActivation

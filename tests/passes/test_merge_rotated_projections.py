@@ -76,7 +76,9 @@ def test_three_products_become_one_with_one_rotation_behind() -> None:
 
 def test_keys_that_queries_share_are_narrower() -> None:
     body = (PRODUCTS + TURNED + ATTENTION).replace("wk", "narrow_k").replace("wv", "narrow_v")
-    body = body.replace("k = turbo_onnx.RotaryEmbedding<num_heads = 2>", "k = turbo_onnx.RotaryEmbedding<num_heads = 1>")
+    body = body.replace(
+        "k = turbo_onnx.RotaryEmbedding<num_heads = 2>", "k = turbo_onnx.RotaryEmbedding<num_heads = 1>"
+    )
     after, rotation, attention = same(body.replace("scale", "kv_num_heads = 1, scale"))
     assert count(after)["MatMul"] == 1
     assert list(attention.inputs[0].shape) == ["T", 16]
@@ -136,7 +138,9 @@ def test_what_else_reads_the_projection_keeps_it_with_its_bias() -> None:
     ],
 )
 def test_what_cannot_be_one_stays_apart(body: str, sentence: str) -> None:
-    also = next((part for part in ("Relu(p)", "Relu(k)", "MatMul(x, wk)", "MatMul(x, wide)") if f"also = {part}" in body), None)
+    also = next(
+        (part for part in ("Relu(p)", "Relu(k)", "MatMul(x, wk)", "MatMul(x, wide)") if f"also = {part}" in body), None
+    )
     size = {"Relu(p)": 24, "MatMul(x, wide)": 24}.get(also or "", 8)
     after = model(body, outputs="float[T,8] y" + (f", float[T,{size}] also" if also else ""))
     before = count(after)

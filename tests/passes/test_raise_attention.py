@@ -192,7 +192,9 @@ def test_heads_may_be_joined_with_the_batch(between: str, after: str) -> None:
 ONE_FOR_ALL = {"wk1": normal(8, 4, seed=5), "wv1": normal(8, 4, seed=6)}
 
 
-def one_for_all(value: str = "mv = MatMul(x, wv1) rv = Reshape(mv, single) v = Transpose<perm = [0,2,1,3]>(rv)") -> Model:
+def one_for_all(
+    value: str = "mv = MatMul(x, wv1) rv = Reshape(mv, single) v = Transpose<perm = [0,2,1,3]>(rv)",
+) -> Model:
     """Queries of two heads, keys of one."""
     return layer(
         "a = MatMul(q, kt) b = Where(keep, zero, infinite) s = Add(a, b) p = Softmax<axis = -1>(s) o = MatMul(p, v)",

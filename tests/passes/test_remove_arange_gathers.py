@@ -136,4 +136,6 @@ def test_a_batch_of_one_is_walked_through_too(name: str) -> None:
     body = f"g (bool[1,S] mask) => (bool[1,1,1,S] y) <{CONSTANTS}> {{ {SIZES} {nodes} }}"
     after, report = rewritten(RemoveArangeGathers(), body, {"mask": MASK["mask"][:1]})
     assert report.applied == 1
-    assert not {"Gather", "GatherND"} & {node.op for node in after.graph.nodes if node.inputs[0].name in ("mask", "all")}
+    assert not {"Gather", "GatherND"} & {
+        node.op for node in after.graph.nodes if node.inputs[0].name in ("mask", "all")
+    }

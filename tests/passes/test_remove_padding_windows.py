@@ -1,4 +1,4 @@
-"""RemovePadding: attention that sees a window of positions only sees the same on packed rows, holes in the mask or not."""
+"""RemovePadding: attention within windows of positions sees the same on packed rows, holes in the mask or not."""
 
 from __future__ import annotations
 

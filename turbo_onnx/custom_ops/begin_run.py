@@ -1,8 +1,8 @@
 """BeginRun: the node that all inputs of a planned model pass, so that it runs before everything else.
 
-It moves nothing: each output is its input, in the same memory. What it does is to tell the library's allocator that a run
-of this plan begins, and at which sizes. It is not declared as the other operators are, since it has as many operands as
-the model has inputs, of any types.
+It moves nothing: each output is its input, in the same memory. What it does is to tell the library's allocator that a
+run of this plan begins, and at which sizes. It is not declared as the other operators are, since it has as many
+operands as the model has inputs, of any types.
 """
 
 from __future__ import annotations

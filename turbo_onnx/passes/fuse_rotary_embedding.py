@@ -1,6 +1,6 @@
 """Replace the element-wise chain that rotates heads by their positions by one RotaryEmbedding.
 
-    x ─split into heads─▶ x * cos + rotate_half(x) * sin ─join heads─▶ y     becomes     y = RotaryEmbedding(x, cos, sin)
+    x ─split into heads─▶ x * cos + rotate_half(x) * sin ─join heads─▶ y    becomes    y = RotaryEmbedding(x, cos, sin)
 
 Nothing of the spelling is looked for. From the sums of two products the pass goes up to what they may be made of, and
 follows the columns of that down through all that reads it (`signed_columns.py`). Where the result, as far down as

@@ -73,9 +73,7 @@ def heads_beside_features(found: Sequence[Ancestor]) -> Ancestor | None:
     return None
 
 
-def side_by_side(
-    edit: Editor, shape: Sequence[int | str], found: Sequence[Ancestor]
-) -> tuple[Tensor, float]:
+def side_by_side(edit: Editor, shape: Sequence[int | str], found: Sequence[Ancestor]) -> tuple[Tensor, float]:
     """An operand [B, H, S, D] with known H and D as [B, S, H*D], and the number by which to multiply that.
 
     Args:

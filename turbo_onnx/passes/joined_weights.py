@@ -21,7 +21,7 @@ Products: TypeAlias = tuple[gs.Node, ...]
 
 
 def products_of_one_tensor(tensors: Sequence[Tensor], edit: Editor) -> Products:
-    """The products with constant weights that compute the tensors [..., N1], [..., N2], …, all from one tensor [..., K].
+    """The products with constant weights that compute the tensors [..., N1], [..., N2], … from one tensor [..., K].
 
     Raises:
         Reject: they are not that, or something reads one of them twice or from elsewhere.

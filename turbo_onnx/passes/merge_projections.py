@@ -1,8 +1,8 @@
 """Compute the queries, keys and values of an attention with one MatMul instead of three, and rotate them as one.
 
 Weights of three products are joined (`joined_weights.py` says when). Where one product holds all three already, but
-queries and keys were cut out of it to be rotated (`rotated_heads.py`), the row is rotated whole; its columns are brought
-into order by permuting the weight.
+queries and keys were cut out of it to be rotated (`rotated_heads.py`), the row is rotated whole; its columns are
+brought into order by permuting the weight.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _rotate_whole(
     order = np.concatenate(known)
     if order.size != width or not (np.sort(order) == np.arange(width)).all():
         raise Reject("{} has other columns, too, than its queries, keys and values", source.name)
-    alone = not any(is_kept(tensor, made, edit, numbers) for tensor, _ in made.made.values() if not _is_part(tensor, rows))
+    alone = not any(
+        is_kept(tensor, made, edit, numbers) for tensor, _ in made.made.values() if not _is_part(tensor, rows)
+    )
     layer = linear(source) if alone else None
     bias = rows.bias
     straight = bool((order == np.arange(width)).all())

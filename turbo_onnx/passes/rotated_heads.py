@@ -1,6 +1,7 @@
 """The queries and keys of an attention in front of their rotation, and one rotation for all that was joined again.
 
-Rotating the first heads of Q | K | V only moves the values along, which costs nothing where the operator works in place.
+Rotating the first heads of Q | K | V only moves the values along, which costs nothing where the operator works in
+place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which columns of a source each element of a tensor is made of, and what they are multiplied with, whatever the spelling.
+"""Which columns of a source each element of a tensor is made of, and times what, whatever the spelling.
 
 Exporters write the rotation of heads with Slice, Split, Gather, Neg, Concat, Reshape and Transpose in many orders. All
 of that only moves columns of one tensor, changes signs, multiplies with cosines and sines of the row's position, and

@@ -39,7 +39,7 @@ def activated(x, ACTIVATION: tl.constexpr, PRECISE: tl.constexpr):
 
 @triton.jit
 def gelu(x, PRECISE: tl.constexpr):
-    """x times the probability that a standard normal number is below it."""
+    """X times the probability that a standard normal number is below it."""
     if PRECISE:
         result = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     else:

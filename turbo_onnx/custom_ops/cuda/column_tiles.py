@@ -1,5 +1,4 @@
-"""Tiles of kernels that compute element by element on rows with biases: some rows by some columns, so that a bias is
-read once a tile."""
+"""Tiles of kernels that compute element by element on rows with biases, which are read once for each tile."""
 
 from __future__ import annotations
 

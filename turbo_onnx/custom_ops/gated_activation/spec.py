@@ -1,7 +1,7 @@
 """GatedActivation: the gate of a feed-forward layer, its activation and what it lets through, with their biases.
 
-The method is that of Dauphin, Fan, Auli and Grangier, "Language Modeling with Gated Convolutional Networks" (2017), with
-the activations of Shazeer, "GLU Variants Improve Transformer" (2020): GeGLU, SwiGLU, ReGLU and GLU itself.
+The method is that of Dauphin, Fan, Auli and Grangier, "Language Modeling with Gated Convolutional Networks" (2017),
+with the activations of Shazeer, "GLU Variants Improve Transformer" (2020): GeGLU, SwiGLU, ReGLU and GLU itself.
 """
 
 from __future__ import annotations

@@ -197,10 +197,14 @@ def _within(window: Window, scores: str, output: str) -> str:
     if window.before is not None:
         before = f"{output}_before" if window.after is not None else output
         lines += f"first_distance = Constant <value = int64 {{{-window.before}}}> ()\n"
-        lines += f"too_far_before = Less (distance, first_distance)\n{before} = Where (too_far_before, lowest, {scores})\n"
+        lines += (
+            f"too_far_before = Less (distance, first_distance)\n{before} = Where (too_far_before, lowest, {scores})\n"
+        )
     if window.after is not None:
         lines += f"last_distance = Constant <value = int64 {{{window.after}}}> ()\n"
-        lines += f"too_far_after = Greater (distance, last_distance)\n{output} = Where (too_far_after, lowest, {before})\n"
+        lines += (
+            f"too_far_after = Greater (distance, last_distance)\n{output} = Where (too_far_after, lowest, {before})\n"
+        )
     return lines
 
 

@@ -106,9 +106,7 @@ def variants(use: Use, capability: int) -> list[Variant]:
     width, parts = known(use, "query", -1), heads + 2 * shared if joined else heads
     value_width, value_parts = (width, parts) if joined else (known(use, "value", -1), shared)
     if width % parts or value_width % value_parts:
-        raise Reject(
-            "widths {} and {} are not multiples of {} and {} heads", width, value_width, parts, value_parts
-        )
+        raise Reject("widths {} and {} are not multiples of {} and {} heads", width, value_width, parts, value_parts)
     head, value = width // parts, value_width // value_parts
     if not 0 < head <= _LARGEST_HEAD or not 0 < value <= _LARGEST_HEAD:
         raise Reject("heads of {} and {} columns are not between 1 and {}", head, value, _LARGEST_HEAD)

@@ -177,9 +177,9 @@ def _attend(
     """Takes the keys in [first, last) into account. Without MASKED they are whole blocks that every query sees.
 
     query is [BLOCK_QUERIES, BLOCK_HEAD] with `rows` real rows, of which row i sees the keys up to i + ahead if CAUSAL;
-    key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks. With
-    a WINDOW each query sees what is from its `low` to its `high`, counted from `base` where there are POSITIONS, which
-    point to those of the keys, and else from key `ahead`.
+    key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks.
+    With a WINDOW each query sees what is from its `low` to its `high`, counted from `base` where there are POSITIONS,
+    which point to those of the keys, and else from key `ahead`.
     scale is the node's where there is an ATTENTION_BIAS; otherwise it is positive, and what comes out are powers of 2.
     """
     for start in tl.range(first, last, BLOCK_KEYS, num_stages=STAGES):
@@ -350,9 +350,7 @@ def varlen_attention(
         whole = begin_key
         if POSITIONS:
             base = tl.load(positions + query_begin)
-        low, high = _reach(
-            positions + query_begin, base, rows, window_before, window_after, POSITIONS, BLOCK_QUERIES
-        )
+        low, high = _reach(positions + query_begin, base, rows, window_before, window_after, POSITIONS, BLOCK_QUERIES)
         if POSITIONS:
             positions += key_begin
     if ONE_LOOP:
@@ -363,9 +361,9 @@ def varlen_attention(
         for _ in tl.range(0, tl.minimum(seen - begin_key, 1)):
             largest, total, weighted = _attend(
                 largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
-                bias_query_stride.to(tl.int32), begin_key, seen, whole, rows, keys, ahead, rate, HEAD, VALUE, KEY_STRIDE,
-                VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES,
-                BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
+                bias_query_stride.to(tl.int32), begin_key, seen, whole, rows, keys, ahead, rate, HEAD, VALUE,
+                KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY,
+                BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
             )  # fmt: skip
             q = tl.zeros_like(q)
     else:
@@ -374,7 +372,8 @@ def varlen_attention(
                 largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
                 bias_query_stride.to(tl.int32), whole if MASKED else 0, seen if MASKED else whole, whole, rows, keys,
                 ahead, rate, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS,
-                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP, STAGES,
+                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP,
+                STAGES,
             )  # fmt: skip
 
     result = weighted * (1.0 / total)[:, None]

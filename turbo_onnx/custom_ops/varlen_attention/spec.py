@@ -49,8 +49,8 @@ _INPUTS = (
         "positions",
         "tensor(int64)",
         "[T]",
-        "Where each row stands in its sequence, strictly ascending within it and less than 2^30 apart, for the distances "
-        "that windows are about. Only with cu_seqlens; without it the rows of a sequence stand side by side.",
+        "Where each row stands in its sequence, strictly ascending within it and less than 2^30 apart, for the "
+        "distances that windows are about. Only with cu_seqlens; without it the rows of a sequence stand side by side.",
         optional=True,
     ),
 )
