@@ -6,30 +6,20 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op
-from turbo_onnx.model import Model
-from turbo_onnx.passes.base import Pass, PassReport
-from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.graph import Editor, Tensor, input_or_none
+from turbo_onnx.passes.lowering import Lowering
 from turbo_onnx.passes.reshaping import reshaped, transposed, unsqueezed
 
 
-class LowerAttention(Pass):
+class LowerAttention(Lowering):
     """Turn `turbo_onnx.raised.Attention` back into MatMul, Softmax and what is around them."""
 
     name = "lower-attention"
     summary = "Write raised Attention operators with the primitives that the model's opset has."
+    operator = "Attention"
 
-    def run(self, model: Model) -> PassReport:
-        report = PassReport(self.name)
-        edit = Editor(model.graph)
-        for node in list(model.graph.nodes):
-            if is_op(node, "Attention", domain=RAISED_DOMAIN):
-                edit.replace(node.outputs[0], _lowered(edit, node, model.opset))
-                report.applied += 1
-        if report.applied:
-            edit.remove_unused()
-            edit.sort()
-        return report
+    def lowered(self, edit: Editor, node: gs.Node, opset: int) -> Tensor:
+        return _lowered(edit, node, opset)
 
 
 def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:

@@ -5,32 +5,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Editor, Tensor, is_op
-from turbo_onnx.model import Model
-from turbo_onnx.passes.base import Pass, PassReport
-from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.graph import Editor, Tensor
+from turbo_onnx.passes.lowering import Lowering
 
 
-class LowerGelu(Pass):
+class LowerGelu(Lowering):
     """Turn `turbo_onnx.raised.Gelu` back into Erf or Tanh and what is around it."""
 
     name = "lower-gelu"
     summary = "Write raised Gelu operators with the primitives that the model's opset has."
+    operator = "Gelu"
 
-    def run(self, model: Model) -> PassReport:
-        report = PassReport(self.name)
-        edit = Editor(model.graph)
-        for node in list(model.graph.nodes):
-            if not is_op(node, "Gelu", domain=RAISED_DOMAIN):
-                continue
-            lower = _tanh_form if node.attrs.get("approximate", "none") == "tanh" else _erf_form
-            edit.replace(node.outputs[0], lower(edit, node.inputs[0]))
-            report.applied += 1
-        if report.applied:
-            edit.remove_unused()
-            edit.sort()
-        return report
+    def lowered(self, edit: Editor, node: gs.Node, opset: int) -> Tensor:
+        lower = _tanh_form if node.attrs.get("approximate", "none") == "tanh" else _erf_form
+        return lower(edit, node.inputs[0])
 
 
 def _erf_form(edit: Editor, x: Tensor) -> Tensor:

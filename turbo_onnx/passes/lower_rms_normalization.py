@@ -8,31 +8,21 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Editor, Tensor, is_op, scalar_value
-from turbo_onnx.model import Model
-from turbo_onnx.passes.base import Pass, PassReport
-from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.graph import Editor, Tensor, scalar_value
+from turbo_onnx.passes.lowering import Lowering
 
 _AXES_ARE_AN_INPUT = 18  # of reductions but for ReduceSum, from this opset on
 
 
-class LowerRmsNormalization(Pass):
+class LowerRmsNormalization(Lowering):
     """Turn `turbo_onnx.raised.RMSNormalization` back into Pow, ReduceMean, Sqrt and what is around them."""
 
     name = "lower-rms-normalization"
     summary = "Write raised RMSNormalization operators with the primitives that the model's opset has."
+    operator = "RMSNormalization"
 
-    def run(self, model: Model) -> PassReport:
-        report = PassReport(self.name)
-        edit = Editor(model.graph)
-        for node in list(model.graph.nodes):
-            if is_op(node, "RMSNormalization", domain=RAISED_DOMAIN):
-                edit.replace(node.outputs[0], _lowered(edit, node, model.opset))
-                report.applied += 1
-        if report.applied:
-            edit.remove_unused()
-            edit.sort()
-        return report
+    def lowered(self, edit: Editor, node: gs.Node, opset: int) -> Tensor:
+        return _lowered(edit, node, opset)
 
 
 def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
