@@ -20,6 +20,8 @@ from tests.optimized import optimized as optimized_once
 
 ENCODERS = (*ENCODER_FAMILIES, "minilm")
 
+ROTATED = ("eurobert", "gemma3", "gptneox", "llama", "mistral", "modernbert", "nomic", "qwen3", "roformer")
+
 STOCK_TOLERANCE = 1e-4
 """Function bodies on a stock runtime add in another order than the kernels."""
 
@@ -94,6 +96,15 @@ def test_every_attention_of_an_encoder_is_fused(optimized: Optimized) -> None:
     assert attention["found"] == attention["fused"] == written > 0
     has_padding = graph.mask is not None
     assert optimized.report["packed"] is has_padding
+
+
+def test_every_rotation_of_heads_is_one_node(optimized: Optimized) -> None:
+    if optimized.graph.family not in ROTATED:
+        pytest.skip("its positions are not rotary")
+    operators = [node.op_type for node in onnx.load_from_string(optimized.artifact).graph.node]
+    rotations = sum(operator.startswith("RotaryEmbedding") for operator in operators)
+    assert rotations >= sum(operator.startswith("VarlenAttention") for operator in operators) > 0
+    assert "Neg" not in operators
 
 
 def test_what_was_not_done_is_explained(optimized: Optimized) -> None:
