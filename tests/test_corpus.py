@@ -18,9 +18,11 @@ from tests.compare import largest_difference, run
 from tests.corpus import ENCODER_FAMILIES, CorpusGraph, graphs
 from tests.optimized import optimized as optimized_once
 
-ENCODERS = (*ENCODER_FAMILIES, "minilm")
-
 ROTATED = ("eurobert", "gemma3", "gptneox", "llama", "mistral", "modernbert", "nomic", "qwen3", "roformer")
+"""Families whose positions rotate heads."""
+
+ENCODERS = (*ENCODER_FAMILIES, "minilm", *(family for family in ROTATED if family != "llama"))
+"""Families that have to be fused and packed whole."""
 
 STOCK_TOLERANCE = 1e-4
 """Function bodies on a stock runtime add in another order than the kernels."""
