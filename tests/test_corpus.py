@@ -17,12 +17,16 @@ import turbo_onnx
 from tests.compare import largest_difference, run
 from tests.corpus import ENCODER_FAMILIES, CorpusGraph, graphs
 from tests.optimized import optimized as optimized_once
+from tests.test_planned_models import PLANNED
 
 ROTATED = ("eurobert", "gemma3", "gptneox", "llama", "mistral", "modernbert", "nomic", "qwen3", "roformer")
 """Families whose positions rotate heads."""
 
 ENCODERS = (*ENCODER_FAMILIES, "minilm", *(family for family in ROTATED if family != "llama"))
 """Families that have to be fused and packed whole."""
+
+TWICE = frozenset(graph.name for graph in graphs()[::3])
+"""Exports that are optimized twice, to compare the bytes."""
 
 STOCK_TOLERANCE = 1e-4
 """Function bodies on a stock runtime add in another order than the kernels."""
@@ -32,6 +36,11 @@ FAMILY_NAMES = re.compile(
     r"|clip_?text|minilm|qwen|gemma|neox|roformer|linformer|transformer_?xl|xlnet",
     re.IGNORECASE,
 )
+
+
+def skipped(graph: CorpusGraph) -> list[str]:
+    """Passes that are left out: the memory of those exports is planned that are looked at for their plans, too."""
+    return [] if graph.name in PLANNED else ["plan-memory"]
 
 
 @dataclass
@@ -50,7 +59,8 @@ def optimized(request: pytest.FixtureRequest) -> Optimized:
     graph: CorpusGraph = request.param
     proto = graph.load()
     expected = run(proto.SerializeToString(), graph.inputs, library=False, optimizations=False)
-    result = optimized_once(graph.name, lambda: proto)
+    name = f"{graph.name}, no plan" if skipped(graph) else graph.name
+    result = optimized_once(name, lambda: proto, skip_passes=skipped(graph))
     return Optimized(graph, proto, expected, result.artifact, result.report)
 
 
@@ -121,7 +131,9 @@ def test_what_was_not_done_is_explained(optimized: Optimized) -> None:
 
 
 def test_two_runs_give_the_same_bytes(optimized: Optimized) -> None:
-    again = turbo_onnx.optimize(optimized.proto, verify=False).model
+    if optimized.graph.name not in TWICE:
+        pytest.skip("a third of the exports is optimized twice")
+    again = turbo_onnx.optimize(optimized.proto, verify=False, skip_passes=skipped(optimized.graph)).model
     assert again.SerializeToString() == optimized.artifact
 
 

@@ -1,6 +1,7 @@
 """Every kernel compiles for every default architecture, without spilling registers.
 
-At a few sizes here; EVERY_SIZE=1 in the environment takes all of `uses.py`, which is some minutes of work.
+At a few sizes here, and in float16 in every form, since that is what models are served in; in other types the forms of
+an operator with the most operands. EVERY_SIZE=1 in the environment takes all of `uses.py`: some minutes of work.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from turbo_onnx.custom_ops.cuda.archive import Rule
 from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels, try_kernels
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.targets import DEFAULT
+from turbo_onnx.custom_ops.cuda.variant import Use
 
 EVERY_SIZE = os.environ.get("EVERY_SIZE") == "1"
 WIDTHS = (768,)
@@ -55,8 +57,21 @@ def compiled_here(element: str) -> list[Compiled]:
         few = uses(element, WIDTHS, HEADS)
         chosen = [use for use in few if use.attributes.get("causal") != LEFT_OUT.get(element, -1)]
         chosen = [use for use in chosen if not use.attributes.get("rms") or RMS[use.has("skip")] == element]
+        chosen = chosen if element == "float16" else list(fullest(chosen).values())
     kernels = {capability: [v for use in chosen for v in variants_of(use, capability)] for capability in DEFAULT}
     return compile_kernels(kernels, DEFAULT)
+
+
+def fullest(chosen: list[Use]) -> dict[object, Use]:
+    """Of the uses that differ in nothing but optional operands, the one that has the most."""
+    most: dict[object, Use] = {}
+    for one in chosen:
+        facts = {name: value for name, value in one.attributes.items() if name != "guard"}
+        dense = one.has("attention_bias"), one.has("cu_seqlens")
+        kind = (one.operator, dense, tuple(sorted((name, str(value)) for name, value in facts.items())))
+        if kind not in most or len(one.shapes) > len(most[kind].shapes):
+            most[kind] = one
+    return most
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
