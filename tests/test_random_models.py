@@ -16,7 +16,7 @@ from tests.optimized import Optimized, optimized
 from tests.random_models.encoders import Arrays, RandomModel, difference, feeds, random_model, with_odd_masks
 from turbo_onnx.sessions import Session, library_available, open_session
 
-FIRST, LAST = (int(number) for number in os.environ.get("RANDOM_MODELS", "0:44").split(":"))
+FIRST, LAST = (int(number) for number in os.environ.get("RANDOM_MODELS", "0:36").split(":"))
 LIBRARIES = (True, False) if library_available() else (False,)
 
 
