@@ -18,36 +18,21 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor
 from turbo_onnx.matcher import Match
-from turbo_onnx.model import Model
-from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fuse_skip_layer_normalization import constant_or_absent, is_known, vector
-from turbo_onnx.passes.fusion import Fusion
+from turbo_onnx.passes.proven_fusion import ProvenFusion
 from turbo_onnx.passes.proven_shapes import ProvenShapes
 from turbo_onnx.pattern import Expression, bind, constant, op, optional, variable
 
 _MAX_TABLES = 3
 
 
-class FuseEmbedLayerNormalization(Fusion):
-    """Up to three table look-ups, their sum and LayerNormalization become one operator.
-
-    Args:
-        proven: of the graph that the pass runs on, which it finds out itself unless told.
-    """
+class FuseEmbedLayerNormalization(ProvenFusion):
+    """Up to three table look-ups, their sum and LayerNormalization become one operator."""
 
     name = "fuse-embed-layer-normalization"
     summary = "Fuse embedding look-ups, their sum and LayerNormalization into EmbedLayerNormalization."
     misses_from = 3
     misses_with = frozenset({"Gather"})
-
-    def __init__(self, proven: ProvenShapes | None = None) -> None:
-        self._proven = proven
-
-    def run(self, model: Model) -> PassReport:
-        """Rewrite until nothing matches any more."""
-        if self._proven is None:
-            return FuseEmbedLayerNormalization(ProvenShapes(model)).run(model)
-        return super().run(model)
 
     def pattern(self) -> Expression:
         def lookup(number: int) -> Expression:
@@ -73,8 +58,7 @@ class FuseEmbedLayerNormalization(Fusion):
         _check_ids([ids for _, ids in lookups])
         vector(match.gamma, width)
         constant_or_absent(match.beta, width)
-        assert self._proven is not None
-        even = _even([ids for _, ids in lookups], self._proven, edit)
+        even = _even([ids for _, ids in lookups], self.proven, edit)
         lookups = [(table, ids) for (table, _), ids in zip(lookups, even, strict=True)]
         lookups.sort(key=lambda lookup: -int(lookup[0].shape[0]))
         if rows:

@@ -9,40 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, produced_by, producer
+from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, producer
 from turbo_onnx.matcher import Match
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.fuse_skip_layer_normalization import same_rows
-from turbo_onnx.passes.fusion import Fusion
-from turbo_onnx.passes.proven_shapes import ProvenShapes
+from turbo_onnx.passes.linear import added_vector, joined_bias
+from turbo_onnx.passes.proven_fusion import ProvenFusion
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.views import Ancestor, ancestors, axis_of, scaled_input
 from turbo_onnx.pattern import Expression, op, operators, variables
 
 
-class FuseGatedActivation(Fusion):
-    """An activation over float32 and the tensor that it is multiplied with become one operator.
-
-    Args:
-        proven: of the graph that the pass runs on, which it finds out itself unless told.
-    """
+class FuseGatedActivation(ProvenFusion):
+    """An activation over float32 and the tensor that it is multiplied with become one operator."""
 
     name = "fuse-gated-activation"
     summary = "Fuse an activation, what it is multiplied with and the biases of both into GatedActivation."
 
-    def __init__(self, proven: ProvenShapes | None = None) -> None:
-        self._proven = proven
-
     def run(self, model: Model) -> PassReport:
-        """Rewrite until nothing matches any more."""
-        if self._proven is None:
-            return FuseGatedActivation(ProvenShapes(model)).run(model)
+        """Rewrite until nothing matches any more; then let the operators add the biases of their operands."""
         report = super().run(model)
         if report.applied:
             _take_biases_in(Editor(model.graph))
@@ -62,20 +52,14 @@ class FuseGatedActivation(Fusion):
         if itself or scaled_input(producer(gate))[0] is up:
             raise Reject("{} is gated by itself, of which ONNX Runtime makes one operator, too", up.name)
         same_rows(gate, up)
-        assert self._proven is not None
-        if not self._proven.equal(gate, up):
-            raise Reject(
-                "sizes of {} and {} have different names in the file, so that one may be broadcast to the other",
-                gate.name,
-                up.name,
-            )
+        self.check_equal(gate, up)
         attributes: dict[str, int | str] = {"activation": _activation(match)}
         operands = [gate, up]
         whole = _halved(gate, up, int(edit.graph.opset))
         if whole is not None:
             operands, attributes["gate_last"] = [whole[0]], whole[1]
         result = edit.node("GatedActivation", operands, attrs=attributes, domain=DOMAIN)
-        self._proven.take_over(result, gate)
+        self.proven.take_over(result, gate)
         return result
 
 
@@ -117,24 +101,22 @@ def _take_biases_in(edit: Editor) -> None:
         biases = [_row_added(tensor, (node,), edit) for tensor in operands]
         if input_or_none(node, 2) is not None or not any(biases):
             continue
-        rows = []
-        for index, (tensor, found) in enumerate(zip(operands, biases, strict=True)):
-            rows.append(np.zeros(tensor.shape[-1], np.float32) if found is None else found[1].values)
-            node.inputs[index] = tensor if found is None else found[0]
+        for index, found in enumerate(biases):
+            if found is not None:
+                node.inputs[index] = found[0]
+        rows = [None if found is None else found[1].values for found in biases]
+        row = joined_bias(rows, [tensor.shape[-1] for tensor in operands])
+        assert row is not None
         name = next(found[1].name for found in biases if found is not None)
-        bias = edit.constant(np.concatenate(rows), f"{name}_gated")
+        bias = edit.constant(row, f"{name}_gated")
         node.inputs = [*node.inputs[:2], *[gs.Variable.empty()] * (2 - len(node.inputs)), bias]
     edit.remove_unused()
 
 
 def _row_added(total: Tensor, readers: Sequence[gs.Node], edit: Editor) -> tuple[Tensor, gs.Constant] | None:
     """A tensor and the constant row [C] whose sum [..., C] this is, if nothing but the readers reads it."""
-    node = produced_by(total, "Add")
+    added = added_vector(total)
     known = {id(reader) for reader in readers}
-    if node is None or any(id(reader) not in known for reader in total.outputs) or edit.is_graph_output(total):
+    if added is None or any(id(reader) not in known for reader in total.outputs) or edit.is_graph_output(total):
         return None
-    for x, row in (node.inputs, node.inputs[::-1]):
-        fits = isinstance(row, gs.Constant) and x.shape is not None and list(x.shape) == list(total.shape)
-        if fits and list(row.shape) == [total.shape[-1]]:
-            return x, row
-    return None
+    return added if len(added[1].shape) == 1 else None

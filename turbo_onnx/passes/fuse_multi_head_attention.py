@@ -21,7 +21,7 @@ from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.grouped_heads import before_repeating
 from turbo_onnx.passes.head_layout import Source, is_split_or_merged, only_for, replace_merged, side_by_side, sources
-from turbo_onnx.passes.linear import linear, with_columns
+from turbo_onnx.passes.linear import joined_bias, linear, with_columns
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.reshaping import transposed
 from turbo_onnx.passes.views import Ancestor, ancestors
@@ -184,11 +184,8 @@ def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
         tensors.append(tensor)
         biases.append(bias)
         factor *= own_factor
-    if all(bias is None for bias in biases):
-        return _Projections(tuple(tensors), None, factor)
-    widths = [tensor.shape[2] for tensor in tensors]
-    parts = [np.zeros(w, np.float32) if b is None else b for b, w in zip(biases, widths, strict=True)]
-    return _Projections(tuple(tensors), np.concatenate(parts), factor)
+    bias = joined_bias(biases, [tensor.shape[2] for tensor in tensors])
+    return _Projections(tuple(tensors), bias, factor)
 
 
 def _is_squeezed(tensor: Tensor) -> bool:

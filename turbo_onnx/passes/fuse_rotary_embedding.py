@@ -20,7 +20,7 @@ from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_float, is_op, produced_by
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
-from turbo_onnx.passes.linear import is_vector
+from turbo_onnx.passes.linear import added_vector
 from turbo_onnx.passes.reshaping import reshaped, transposed
 from turbo_onnx.passes.rotary_tables import Tables
 from turbo_onnx.passes.rotation import Rotation, is_sum_of_products, rotation
@@ -209,15 +209,13 @@ class _Source:
     def _with_bias(self, order: np.ndarray) -> tuple[Tensor, gs.Constant | None]:
         """The columns in this order, and a bias that is taken off where it is added to them alone."""
         source = self.made.source
-        add = produced_by(source, "Add")
+        added = added_vector(source)
         alone = not is_kept(source, self.made, self.edit, self.places)
-        if add is not None and alone and len(source.shape) == self.made.row_axes + 1 and _is_all(order, source):
-            for index in (0, 1):
-                bias, product = add.inputs[index], add.inputs[1 - index]
-                if is_vector(bias, source.shape[-1]) and list(product.shape or []) == list(source.shape):
-                    if list(bias.shape) == [source.shape[-1]]:
-                        return product, bias
-                    return product, self.edit.constant(bias.values.reshape(-1), f"{bias.name}_vector")
+        if added is not None and alone and len(source.shape) == self.made.row_axes + 1 and _is_all(order, source):
+            product, bias = added
+            if len(bias.shape) == 1:
+                return product, bias
+            return product, self.edit.constant(bias.values.reshape(-1), f"{bias.name}_vector")
         return self._selected(order), None
 
     def _selected(self, order: np.ndarray) -> Tensor:

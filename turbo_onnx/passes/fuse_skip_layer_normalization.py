@@ -16,32 +16,16 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Shape, Tensor
 from turbo_onnx.matcher import Match
-from turbo_onnx.model import Model
-from turbo_onnx.passes.base import PassReport
-from turbo_onnx.passes.fusion import Fusion
-from turbo_onnx.passes.proven_shapes import ProvenShapes
+from turbo_onnx.passes.proven_fusion import ProvenFusion
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.pattern import Expression, bind, constant, op, operators, optional, variables
 
 
-class FuseSkipLayerNormalization(Fusion):
-    """A residual sum and the normalization over its last axis become one operator.
-
-    Args:
-        proven: of the graph that the pass runs on, which it finds out itself unless told.
-    """
+class FuseSkipLayerNormalization(ProvenFusion):
+    """A residual sum and the normalization over its last axis become one operator."""
 
     name = "fuse-skip-layer-normalization"
     summary = "Fuse a residual sum, the bias in front of it and its normalization into SkipLayerNormalization."
-
-    def __init__(self, proven: ProvenShapes | None = None) -> None:
-        self._proven = proven
-
-    def run(self, model: Model) -> PassReport:
-        """Rewrite until nothing matches any more."""
-        if self._proven is None:
-            return FuseSkipLayerNormalization(ProvenShapes(model)).run(model)
-        return super().run(model)
 
     def pattern(self) -> tuple[Expression, Expression]:
         x, skip = variables("x skip")
@@ -51,13 +35,7 @@ class FuseSkipLayerNormalization(Fusion):
     def rewrite(self, match: Match, edit: Editor) -> tuple[Tensor, Tensor | None]:
         x, skip, total = match.x, match.skip, match.total
         same_rows(x, skip)
-        assert self._proven is not None
-        if not self._proven.equal(x, skip):
-            raise Reject(
-                "sizes of {} and {} have different names in the file, so that one may be broadcast to the other",
-                x.name,
-                skip.name,
-            )
+        self.check_equal(x, skip)
         width = x.shape[-1]
         check_ends(match, width)
         if match.bias is not None:
@@ -74,7 +52,7 @@ class FuseSkipLayerNormalization(Fusion):
             outputs=results,
         )
         for new in results:
-            self._proven.take_over(new, total)
+            self.proven.take_over(new, total)
         return normal, results[1] if len(results) > 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,14 +31,9 @@ class Linear:
 def linear(tensor: Tensor) -> Linear | None:
     """The layer whose output the tensor is, if it is one."""
     product, bias = tensor, None
-    add = produced_by(tensor, "Add")
-    if add is not None:
-        for index in (0, 1):
-            constant = add.inputs[index]
-            other = add.inputs[1 - index]
-            if is_vector(constant, tensor.shape[-1]) and other.shape == tensor.shape and len(other.outputs) == 1:
-                product, bias = other, constant.values.reshape(-1)
-                break
+    added = added_vector(tensor)
+    if added is not None and len(added[0].outputs) == 1:
+        product, bias = added[0], added[1].values.reshape(-1)
     node = produced_by(product, "MatMul")
     if node is None:
         return None
@@ -45,6 +41,28 @@ def linear(tensor: Tensor) -> Linear | None:
     if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or isinstance(node.inputs[0], gs.Constant):
         return None
     return Linear(node.inputs[0], weight, product, bias)
+
+
+def added_vector(tensor: Tensor) -> tuple[Tensor, gs.Constant] | None:
+    """A tensor [..., N] and the constant vector whose sum this one is; None where it is no such sum."""
+    add = produced_by(tensor, "Add")
+    for x, vector in () if add is None else (add.inputs[::-1], add.inputs):
+        if is_vector(vector, tensor.shape[-1]) and x.shape == tensor.shape:
+            return x, vector
+    return None
+
+
+def joined_bias(biases: Sequence[np.ndarray | None], widths: Sequence[int]) -> np.ndarray | None:
+    """Biases of columns that stand side by side as one, zeros where there is none; None where there is none at all.
+
+    Args:
+        biases: each [N], float32.
+        widths: N of each.
+    """
+    if all(bias is None for bias in biases):
+        return None
+    parts = [np.zeros(width, np.float32) if b is None else b for b, width in zip(biases, widths, strict=True)]
+    return np.concatenate(parts)
 
 
 def is_vector(tensor: Tensor, width: int | str) -> bool:

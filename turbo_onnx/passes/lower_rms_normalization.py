@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.bodies import REDUCTION_AXES_INPUT_OPSET
 from turbo_onnx.graph import Editor, Tensor, scalar_value
 from turbo_onnx.passes.lowering import Lowering
-
-_AXES_ARE_AN_INPUT = 18  # of reductions but for ReduceSum, from this opset on
 
 
 class LowerRmsNormalization(Lowering):
@@ -34,7 +33,7 @@ def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
     two = edit.constant(np.array(2, dtype), "two")
     squares = edit.node("Pow", [x, two], hint=node.name, dtype=dtype, shape=shape)
     last, operands = {"axes": [-1]}, [squares]
-    if opset >= _AXES_ARE_AN_INPUT:
+    if opset >= REDUCTION_AXES_INPUT_OPSET:
         last, operands = {}, [squares, edit.constant(np.array([-1], np.int64), "last_axis")]
     mean = edit.node("ReduceMean", operands, attrs={**last, "keepdims": 1}, hint=node.name, dtype=dtype, shape=column)
     epsilon = edit.constant(np.array(node.attrs["epsilon"], dtype), "epsilon")

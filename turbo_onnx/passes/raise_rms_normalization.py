@@ -11,14 +11,13 @@ its scale.
 
 from __future__ import annotations
 
+from turbo_onnx.custom_ops.bodies import RMS_NORMALIZATION_OPSET
 from turbo_onnx.graph import Editor, Tensor
 from turbo_onnx.matcher import Match
 from turbo_onnx.passes.fusion import Fusion
 from turbo_onnx.passes.normalized_rows import check_operands, row_or_ones
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.pattern import Expression, bind, constant, op, variable
-
-STANDARD_SINCE = 23
 
 
 class RaiseRmsNormalization(Fusion):
@@ -54,6 +53,6 @@ class RaiseRmsNormalization(Fusion):
         x: Tensor = match.x
         check_operands(x, match.epsilon, "RMSNormalization")
         scale = row_or_ones(match.scale, x, edit, "rms_normalization_scale")
-        domain = None if int(edit.graph.opset) >= STANDARD_SINCE else RAISED_DOMAIN
+        domain = None if int(edit.graph.opset) >= RMS_NORMALIZATION_OPSET else RAISED_DOMAIN
         attributes = {"axis": -1, "epsilon": float(match.epsilon)}
         return edit.node("RMSNormalization", [x, scale], attrs=attributes, domain=domain)

@@ -12,8 +12,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.custom_ops.varlen_attention.window import key_heads
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, input_or_none, produced_by
+from turbo_onnx.passes.linear import joined_bias
 
 _TABLES = (2, 3, 4)  # cos, sin and index
 
@@ -35,14 +37,7 @@ class Rows:
     @property
     def bias(self) -> np.ndarray | None:
         """[H*D + 2*Hk*D], or None where there is none at all."""
-        if all(bias is None for bias in self.biases):
-            return None
-        widths = [tensor.shape[-1] for tensor in self.tensors]
-        parts = [
-            np.zeros(width, np.float32) if bias is None else bias
-            for bias, width in zip(self.biases, widths, strict=True)
-        ]
-        return np.concatenate(parts)
+        return joined_bias(self.biases, [tensor.shape[-1] for tensor in self.tensors])
 
 
 def rows_of(attention: gs.Node, edit: Editor) -> Rows:
@@ -121,8 +116,7 @@ def _with_bias_of_values(attention: gs.Node, rows: Rows, bias: np.ndarray | None
 
 def check_widths(attention: gs.Node, rows: Rows) -> None:
     """Reject queries, keys and values that cannot stand in one row."""
-    heads = int(attention.attrs["num_heads"])
-    shared = int(attention.attrs.get("kv_num_heads", 0)) or heads
+    heads, shared = int(attention.attrs["num_heads"]), key_heads(attention.attrs)
     widths = [tensor.shape[-1] for tensor in rows.tensors]
     if widths[1] != widths[2] or widths[0] * shared != widths[1] * heads:
         raise Reject("its projections differ in width: {}", widths)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from turbo_onnx.custom_ops.bodies import function, number
+from turbo_onnx.custom_ops.bodies import CAST_LIKE_OPSET, REDUCTION_AXES_INPUT_OPSET, function, number
 from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
 from turbo_onnx.custom_ops.specification import Array, Attribute, Attributes, Dims, Operand, OperatorSpec
 
@@ -24,8 +24,6 @@ _ATTRIBUTES = (
 )
 
 _SUM_AXES_INPUT_OPSET = 13  # ReduceSum takes its axes as an input from here on
-_MAX_AXES_INPUT_OPSET = 18  # and ReduceMax from here on
-_CAST_LIKE_OPSET = 15
 
 
 def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.FunctionProto:
@@ -42,7 +40,7 @@ def _sum(opset: int, output: str = "output") -> str:
 
 
 def _mean(opset: int) -> str:
-    like = "divisor = CastLike (counted, rows)" if opset >= _CAST_LIKE_OPSET else "divisor = Cast <to = 1> (counted)"
+    like = "divisor = CastLike (counted, rows)" if opset >= CAST_LIKE_OPSET else "divisor = Cast <to = 1> (counted)"
     return f"""
         {_sum(opset, "totals")}
         empty = Less (lengths_column, one)
@@ -55,7 +53,7 @@ def _mean(opset: int) -> str:
 def _max(opset: int) -> str:
     reduce = (
         "output = ReduceMax <axes = [1], keepdims = 0> (candidates)"
-        if opset < _MAX_AXES_INPUT_OPSET
+        if opset < REDUCTION_AXES_INPUT_OPSET
         else "output = ReduceMax <keepdims = 0> (candidates, one)"
     )
     return f"""
