@@ -11,20 +11,17 @@ have keys of their own.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from benchmarks import machine
+from benchmarks.operators_cpu import arguments, serialized, session
 from benchmarks.timing import alternate, ratio
-from turbo_onnx import runtime
-from turbo_onnx.custom_ops import SPECS, functions, spec
+from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.specification import DOMAIN
 
 LAYERS = 8
@@ -62,25 +59,18 @@ def layers(heads: int, size: int, extra: _Operands, rank: int, shared: int = 0, 
     infos = [helper.make_tensor_value_info(name, kind, dims) for name, (kind, dims) in given.items()]
     results = [helper.make_tensor_value_info(f"output_{LAYERS - 1}", TensorProto.FLOAT, shape)]
     graph = helper.make_graph(nodes, "attention", infos, results)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    functions.attach(model, {entry.name: entry for entry in SPECS})
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return serialized(graph, 17)
 
 
 def sides(heads: int, size: int, lengths: list[int], threads: int) -> dict[str, Callable[[], object]]:
     """The kernel on packed rows and ONNX Runtime on the padded batch, checked against each other."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
     random = np.random.default_rng(0)
     width, longest = heads * size, max(lengths)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
     rows = [random.standard_normal((int(starts[-1]), width)).astype(np.float32) for _ in range(3)]
-    ours = runtime.InferenceSession(layers(heads, size, {"cu_seqlens": (TensorProto.INT32, ["N"])}, 2), options)
+    ours = session(layers(heads, size, {"cu_seqlens": (TensorProto.INT32, ["N"])}, 2), threads, library=True)
     feeds = dict(zip(("query", "key", "value"), rows, strict=True)) | {"cu_seqlens": starts}
 
-    stock_options = ort.SessionOptions()
-    stock_options.intra_op_num_threads = threads
     valid = np.arange(longest) < np.array(lengths)[:, None]
     padded_feeds = {}
     for name, array in zip(("query", "key", "value"), rows, strict=True):
@@ -90,7 +80,7 @@ def sides(heads: int, size: int, lengths: list[int], threads: int) -> dict[str, 
     if not valid.all():
         masked["attention_bias"] = (TensorProto.FLOAT, ["B", 1, 1, "S"])
         padded_feeds["attention_bias"] = np.where(valid, 0.0, -np.inf).astype(np.float32)[:, None, None]
-    stock = ort.InferenceSession(layers(heads, size, masked, 3), stock_options, providers=["CPUExecutionProvider"])
+    stock = session(layers(heads, size, masked, 3), threads, library=False)
 
     (mine,), (theirs,) = ours.run(None, feeds), stock.run(None, padded_feeds)
     np.testing.assert_allclose(mine, theirs[valid], rtol=1e-4, atol=1e-5)
@@ -99,15 +89,13 @@ def sides(heads: int, size: int, lengths: list[int], threads: int) -> dict[str, 
 
 def packed(heads: int, size: int, length: int, threads: int, shared: int = 0, **window: int) -> Callable[[], object]:
     """A run of the kernel on one packed sequence."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
     extra = {"cu_seqlens": (int(TensorProto.INT32), ["N"])}
-    session = runtime.InferenceSession(layers(heads, size, extra, 2, shared, **window), options)
+    ours = session(layers(heads, size, extra, 2, shared, **window), threads, library=True)
     random = np.random.default_rng(0)
     widths = [heads * size, *[(shared or heads) * size] * 2]
     rows = [random.standard_normal((length, width)).astype(np.float32) for width in widths]
     feeds = dict(zip(("query", "key", "value"), rows, strict=True)) | {"cu_seqlens": np.array([0, length], np.int32)}
-    return lambda: session.run(None, feeds)
+    return lambda: ours.run(None, feeds)
 
 
 def compare(name: str, sides: Mapping[str, Callable[[], object]], rounds: int) -> None:
@@ -120,20 +108,17 @@ def compare(name: str, sides: Mapping[str, Callable[[], object]], rounds: int) -
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
+    given = arguments(__doc__)
     print(machine.describe())
     print(f"{'heads':16}{'batch':14}{'stock ms':>10}{'ours ms':>10}{'GFLOP/s':>9}  stock / ours")
     for (model, (heads, size)), (batch, lengths) in itertools.product(HEADS.items(), BATCHES.items()):
-        seconds = alternate(sides(heads, size, lengths, arguments.threads), arguments.rounds)
+        seconds = alternate(sides(heads, size, lengths, given.threads), given.rounds)
         stock, ours = (statistics.median(seconds[name]) / LAYERS for name in ("stock", "ours"))
         rate = sum(4 * n * n * size * heads for n in lengths) / ours / 1e9
         times = ratio(seconds["stock"], seconds["ours"])
         print(f"{model:16}{batch:14}{1e3 * stock:10.3f}{1e3 * ours:10.3f}{rate:9.0f}  {times}", flush=True)
     print(f"\n{'ours':44}{'all ms':10}{'less ms':10}  all / less")
-    threads, rounds = arguments.threads, arguments.rounds
+    threads, rounds = given.threads, given.rounds
     for length in LONG:
         within = packed(12, 64, length, threads, window_before=WINDOW, window_after=WINDOW)
         both = {"all": packed(12, 64, length, threads), "less": within}

@@ -25,6 +25,7 @@ from rich.table import Table
 
 import turbo_onnx
 from benchmarks.machine import describe
+from benchmarks.operators_cpu import session
 from benchmarks.timing import Ratio, alternate, ratio
 from models import bert_base, minilm
 from models.batches import Batch, padded_batch, sorted_groups
@@ -77,15 +78,6 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "bert-base": bert_base.load,
     "modernbert-base": lambda: bert_base.load("modernbert-base__dy20"),
 }
-
-
-def session(model: onnx.ModelProto, threads: int, *, library: bool) -> ort.InferenceSession:
-    """A session with ONNX Runtime's own defaults but for the number of threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    if library:
-        turbo_onnx.register(options)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def check(original: ort.InferenceSession, optimized: ort.InferenceSession, batch: Batch) -> float:
@@ -175,8 +167,9 @@ def main(names: tuple[str, ...], all_workloads: bool, rounds: int, threads: int,
     results = {}
     for name in names or MODELS:
         proto = MODELS[name]()
-        original = session(proto, threads, library=False)
-        optimized = session(turbo_onnx.optimize(proto, verify=False).model, threads, library=True)
+        original = session(proto.SerializeToString(), threads, library=False)
+        artifact = turbo_onnx.optimize(proto, verify=False).model.SerializeToString()
+        optimized = session(artifact, threads, library=True)
         del proto
         results[name] = [measure(original, optimized, work, rounds) for work in works]
         console.print(table_of(f"{name}, {threads} threads, float32", results[name]))

@@ -8,20 +8,16 @@ it: as they are exported, with the operator behind two products, and behind one.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import machine
+from benchmarks.operators_cpu import arguments, serialized, session
 from benchmarks.timing import alternate, ratio
-from turbo_onnx import runtime
-from turbo_onnx.custom_ops import SPECS, functions
 from turbo_onnx.custom_ops.specification import DOMAIN
 
 HIDDEN, WIDTH = 768, 2048
@@ -31,7 +27,7 @@ SILU = (("Sigmoid", "gate", "share"), ("Mul", "gate share", "activated"), ("Mul"
 Nodes = Sequence[tuple[str, str, str]]
 
 
-def model(nodes: Nodes, columns: int, activation: str) -> onnx.ModelProto:
+def model(nodes: Nodes, columns: int, activation: str) -> bytes:
     """A model of these nodes (operator, inputs, output) on rows x [T, columns], with the weights that they read."""
     random = np.random.default_rng(0)
     gate, up = (random.standard_normal((HIDDEN, WIDTH)).astype(np.float32) * HIDDEN**-0.5 for _ in range(2))
@@ -50,23 +46,13 @@ def model(nodes: Nodes, columns: int, activation: str) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", WIDTH])],
         [numpy_helper.from_array(value, name) for name, value in weights.items() if name in used],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    functions.attach(proto, {entry.name: entry for entry in SPECS})
-    onnx.checker.check_model(proto)
-    return proto
+    return serialized(graph, 20)
 
 
-def running(proto: onnx.ModelProto, x: np.ndarray, threads: int, *, library: bool) -> Callable[[], list[np.ndarray]]:
+def running(content: bytes, x: np.ndarray, threads: int, *, library: bool) -> Callable[[], list[np.ndarray]]:
     """What runs the model on the rows."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    content = proto.SerializeToString()
-    session = (
-        runtime.InferenceSession(content, options)
-        if library
-        else ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    )
-    return lambda: list(session.run(None, {"x": x}))
+    made = session(content, threads, library=library)
+    return lambda: list(made.run(None, {"x": x}))
 
 
 def compare(sides: dict[str, Callable[[], list[np.ndarray]]], rounds: int, label: str) -> None:
@@ -82,11 +68,8 @@ def compare(sides: dict[str, Callable[[], list[np.ndarray]]], rounds: int, label
 
 def main() -> None:
     """Print the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    threads, rounds = arguments.threads, arguments.rounds
+    given = arguments(__doc__)
+    threads, rounds = given.threads, given.rounds
     print(machine.describe())
     random = np.random.default_rng(1)
     for activation, rows in itertools.product(("gelu", "silu"), ROWS):

@@ -9,20 +9,16 @@ session is small beside them. Prints microseconds for one layer, and the ratio.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 from collections.abc import Callable
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import machine
+from benchmarks.operators_cpu import arguments, serialized, session
 from benchmarks.timing import alternate, ratio
-from turbo_onnx import runtime
-from turbo_onnx.custom_ops import SPECS, functions
 from turbo_onnx.custom_ops.specification import DOMAIN
 
 LAYERS = 8
@@ -45,19 +41,13 @@ def layers(shape: tuple[int, ...], rms: int, *, residual: bool) -> bytes:
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in outputs]
     gamma = numpy_helper.from_array(np.linspace(0.5, 1.5, shape[-1], dtype=np.float32), "gamma")
     graph = helper.make_graph(nodes, "normalization", rows, results, [gamma])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    functions.attach(model, {entry.name: entry for entry in SPECS})
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return serialized(graph, 17)
 
 
 def sides(shape: tuple[int, ...], rms: int, threads: int, *, residual: bool) -> dict[str, Callable[[], object]]:
     """The kernel and ONNX Runtime's, checked against each other."""
     content = layers(shape, rms, residual=residual)
-    ours_options, stock_options = ort.SessionOptions(), ort.SessionOptions()
-    ours_options.intra_op_num_threads = stock_options.intra_op_num_threads = threads
-    ours = runtime.InferenceSession(content, ours_options)
-    stock = ort.InferenceSession(content, stock_options, providers=["CPUExecutionProvider"])
+    ours, stock = (session(content, threads, library=library) for library in (True, False))
     random = np.random.default_rng(0)
     feeds = {entry.name: random.standard_normal(shape).astype(np.float32) for entry in stock.get_inputs()}
     for mine, theirs in zip(ours.run(None, feeds), stock.run(None, feeds), strict=True):
@@ -67,14 +57,11 @@ def sides(shape: tuple[int, ...], rms: int, threads: int, *, residual: bool) -> 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
+    given = arguments(__doc__)
     print(machine.describe())
     print(f"{'normalization':20}{'rows':18}{'stock us':>10}{'ours us':>10}  stock / ours")
     for (kind, (rms, residual)), (rows, shape) in itertools.product(KINDS.items(), ROWS.items()):
-        seconds = alternate(sides(shape, rms, arguments.threads, residual=residual), arguments.rounds)
+        seconds = alternate(sides(shape, rms, given.threads, residual=residual), given.rounds)
         stock, ours = (1e6 * statistics.median(seconds[name]) / LAYERS for name in ("stock", "ours"))
         print(f"{kind:20}{rows:18}{stock:10.1f}{ours:10.1f}  {ratio(seconds['stock'], seconds['ours'])}", flush=True)
 
