@@ -103,9 +103,9 @@ def test_names_of_passes_are_unique_within_a_stage_or_repeat_the_same_pass() -> 
     assert all(step.summary.endswith(".") for step in pipeline.passes())
 
 
-def test_only_the_chosen_passes_run_and_those_that_lower() -> None:
+def test_only_the_chosen_passes_run_and_those_that_lower_and_name() -> None:
     names = pipeline.names(pipeline.select(Options(passes=("raise-gelu",))))
-    assert names == ["raise-gelu", *pipeline.names(pipeline.LOWER)]
+    assert names == ["raise-gelu", *pipeline.names((*pipeline.LOWER, *pipeline.NAME))]
 
 
 def test_a_skipped_pass_does_not_run_but_lowering_does() -> None:

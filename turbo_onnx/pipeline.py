@@ -28,6 +28,7 @@ from turbo_onnx.passes.fuse_normalization import FuseNormalization
 from turbo_onnx.passes.fuse_rotary_embedding import FuseRotaryEmbedding
 from turbo_onnx.passes.fuse_skip_layer_normalization import FuseSkipLayerNormalization
 from turbo_onnx.passes.gather_before_transposing import GatherBeforeTransposing
+from turbo_onnx.passes.limit_forms import LimitForms
 from turbo_onnx.passes.lower_attention import LowerAttention
 from turbo_onnx.passes.lower_gelu import LowerGelu
 from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
@@ -89,6 +90,7 @@ LOWER: tuple[Pass, ...] = (
     LowerRmsNormalization(),
 )
 CONVERT: tuple[Pass, ...] = (ConvertPrecision(),)
+NAME: tuple[Pass, ...] = (LimitForms(),)
 
 STAGES: Mapping[str, tuple[Pass, ...]] = {
     "clean": CLEAN,
@@ -97,6 +99,7 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
     "fuse": FUSE,
     "lower": LOWER,
     "convert": CONVERT,
+    "name": NAME,
 }
 
 
@@ -113,7 +116,7 @@ def passes() -> list[Pass]:
 
 
 def select(options: Options) -> list[Pass]:
-    """The passes that the options ask for; those that lower raised operators always run.
+    """The passes that the options ask for; those that make what is left run everywhere always do.
 
     A precision other than float32 asks for the pass that converts to it, whatever else is chosen, and CUDA for the one
     that embeds kernels. Whoever runs the passes gives the one that plans memory what makes the plan.
@@ -135,7 +138,7 @@ def select(options: Options) -> list[Pass]:
     precision = options.precision or "fp32"
     asked = CONVERT if precision != "fp32" else ()
     chosen += [step for step in asked if step.name not in skipped]
-    kept = [step for step in passes() if step in LOWER or step in chosen]
+    kept = [step for step in passes() if step in (*LOWER, *NAME) or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
     kept = [ConvertPrecision(precision) if isinstance(step, ConvertPrecision) else step for step in kept]

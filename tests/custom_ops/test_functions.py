@@ -40,9 +40,9 @@ def test_nodes_of_one_form_share_one_function() -> None:
 
 
 def test_every_further_form_has_the_next_name() -> None:
-    model = gelus(gelu("a", ["x", "bias"]), gelu("b", ["x"]), gelu("c", ["x"], approximate="tanh"), gelu("d", ["x"]))
-    assert [node.op_type for node in model.graph.node] == ["BiasGelu", "BiasGelu_2", "BiasGelu_3", "BiasGelu_2"]
-    assert [function.name for function in model.functions] == ["BiasGelu", "BiasGelu_2", "BiasGelu_3"]
+    model = gelus(gelu("a", ["x", "bias"]), gelu("b", ["x"]), gelu("c", ["x", "bias"]), gelu("d", ["x"]))
+    assert [node.op_type for node in model.graph.node] == ["BiasGelu", "BiasGelu_2", "BiasGelu", "BiasGelu_2"]
+    assert [function.name for function in model.functions] == ["BiasGelu", "BiasGelu_2"]
 
 
 def test_attaching_again_changes_nothing() -> None:
@@ -92,7 +92,7 @@ def test_refuses_more_forms_than_there_are_names() -> None:
         helper.make_node("VarlenAttention", ["x"], [f"y{heads}"], domain=DOMAIN, num_heads=heads, scale=1.0)
         for heads in range(1, spec("VarlenAttention").forms + 2)
     ]
-    with pytest.raises(ValueError, match="VarlenAttention in more than 8 forms"):
+    with pytest.raises(ValueError, match="VarlenAttention in more than 6 forms"):
         gelus(*nodes)
 
 

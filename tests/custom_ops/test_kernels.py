@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.custom_ops.single_node import Case, assert_equal, by_kernel
 from turbo_onnx import runtime
+from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.specification import DOMAIN
 
 RANDOM = np.random.default_rng(7)
@@ -120,7 +121,8 @@ def test_results_are_right_where_memory_is_shared_with_the_inputs():
 
 
 def test_every_alias_has_a_kernel():
-    x = np.ones((1, 4), np.float32)
-    for number in range(2, 9):
-        (actual,) = run([node(f"BiasGelu_{number}", ["x"], ["y"])], ["x"], ["y"], x=x)
-        assert_equal([actual], Case("BiasGelu", [x]).expected())
+    x, gamma = np.arange(4, dtype=np.float32)[None], np.ones(4, np.float32)
+    for number in range(2, 1 + spec("SkipLayerNormalization").forms):
+        use = node(f"SkipLayerNormalization_{number}", ["x", "", "gamma"], ["y"])
+        (actual,) = run([use], ["x", "gamma"], ["y"], x=x, gamma=gamma)
+        assert_equal([actual], Case("SkipLayerNormalization", [x, None, gamma]).expected())

@@ -225,13 +225,13 @@ def test_a_use_says_all_that_is_known_of_a_node() -> None:
 @pytest.mark.parametrize("opset", [17, 20])
 @pytest.mark.parametrize("element", ["float32", "float16"])
 def test_stock_onnx_runtime_runs_both_kinds_of_nodes(compiled: Compiler, opset: int, element: str) -> None:
-    nodes = [gelu("a"), gelu("b", ["x"]), gelu("c", ["x"], approximate="tanh"), gelu("d", ["x", ""])]
+    nodes = [gelu("a"), gelu("b", ["x"]), gelu("c"), gelu("d", ["x", ""])]
     original = gelus(*nodes, element=element, opset=opset)
     model, _ = embed(original)
-    for node in (model.graph.nodes[1], model.graph.nodes[2]):
+    for node, operands in zip(model.graph.nodes[1:3], (1, 2), strict=True):
         node.domain = BODY_DOMAIN
-        node.inputs.pop()
-        node.inputs.pop()
+        while len(node.inputs) > operands:
+            node.inputs.pop()
     proto = model.to_proto()
     assert [(f.domain, f.name) for f in proto.functions] == [
         (CUDA_DOMAIN, "BiasGelu"),

@@ -12,13 +12,14 @@ A function is in the domain of its nodes. Where they carry compiled kernels, it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
 
 from turbo_onnx.custom_ops.specification import (
+    BODY_DOMAIN,
     CUDA_DOMAIN,
     DOMAIN,
     DOMAIN_VERSION,
@@ -76,13 +77,19 @@ def drop_trailing_empty(node: NodeProto) -> None:
             names.pop()
 
 
-def form_of(node: NodeProto, spec: OperatorSpec) -> Form:
-    """The form in which a node uses its operator. Its attributes must be spelled out already."""
-    operands = (*zip(spec.inputs, node.input, strict=False), *zip(spec.outputs, node.output, strict=False))
+def form(spec: OperatorSpec, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Any]) -> Form:
+    """The form in which a node uses its operator.
+
+    Args:
+        spec: the operator.
+        inputs: the names of the node's input tensors, "" for an absent one.
+        outputs: those of its outputs.
+        attributes: of the node; those that it leaves out have their defaults.
+    """
+    operands = (*zip(spec.inputs, inputs, strict=False), *zip(spec.outputs, outputs, strict=False))
     present = frozenset(operand.name for operand, tensor in operands if tensor)
-    baked = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type != AttributeProto.FLOAT}
-    values = {name: value.decode() if isinstance(value, bytes) else value for name, value in baked.items()}
-    return present, tuple(sorted(values.items()))
+    baked = {name: value for name, value in spec.complete(attributes).items() if not isinstance(value, float)}
+    return present, tuple(sorted(baked.items()))
 
 
 def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
@@ -94,7 +101,8 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
 
     Raises:
         KeyError: a node of one of our domains is no operator of ours.
-        ValueError: a node lacks a required attribute, or one operator is used in more forms than it has names.
+        ValueError: a node lacks a required attribute, or one operator is used in more forms than it has names, outside
+            of the domain of nodes that run by their bodies.
     """
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     kept = [function for function in proto.functions if not is_ours(function.domain)]
@@ -105,14 +113,13 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
         spec = specs[name]
         attributes = spell_out_attributes(node, spec)
         drop_trailing_empty(node)
-        form = form_of(node, spec)
-        use = (node.domain, name, form)
+        use = (node.domain, name, form(spec, node.input, node.output, attributes))
         if use not in numbers:
             number = 1 + sum(1 for *other, _ in numbers if other == [node.domain, name])
-            if number > spec.forms:
+            if number > spec.forms and node.domain != BODY_DOMAIN:
                 raise ValueError(f"the model uses {name} in more than {spec.forms} forms")
             numbers[use] = number
-            function = spec.body(opset, form[0], attributes)
+            function = spec.body(opset, use[-1][0], attributes)
             function.name = alias(name, number)
             function.domain = node.domain
             if node.domain == CUDA_DOMAIN:

@@ -97,8 +97,9 @@ class OperatorSpec:
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
             names a dimension that only the data can tell. Only asked where the shape of every optional input that is
             there is known, so that for those None means absent.
-        forms: in how many forms one model may use it, which is the number of names that the library registers it by;
-            `functions.py` says what a form is.
+        forms: how many forms of it may have kernels in one model, which is the number of names that the library
+            registers it by; `functions.py` says what a form is. Each costs every session 0.1 ms and 20 KB. Real models
+            need half as many at most.
     """
 
     name: str
@@ -112,7 +113,7 @@ class OperatorSpec:
     reference: Callable[[Sequence[Array | None], Attributes], tuple[Array, ...]]
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
     or_float32: Mapping[str, str] = field(default_factory=dict)
-    forms: int = 8
+    forms: int = 2
 
     @property
     def cuda_types(self) -> Mapping[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ which optional operands it has. Where a kernel cannot be made, the node runs by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 from turbo_onnx.custom_ops.specification import BODY_DOMAIN, CUDA_DOMAIN, DOMAIN, OperatorSpec, numpy_name
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, input_or_none, subgraphs
+from turbo_onnx.graph import Editor, Tensor, input_or_none
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.limit_forms import ours, run_by_body
 from turbo_onnx.serialization.exporting import element_type
 
 ARCHIVE = "turbo_onnx_kernels"  # what the tensor with all compiled kernels is called
@@ -53,7 +54,7 @@ class EmbedKernels(Pass):
         report = PassReport(self.name)
         kernels: dict[int, list[Variant]] = {capability: [] for capability in compiled_for(self.capabilities)}
         served = []
-        for node in _nodes(model.graph):
+        for node in ours(model.graph):
             if node.domain != DOMAIN:
                 continue
             report.applied += 1
@@ -74,7 +75,7 @@ class EmbedKernels(Pass):
             _embed(Editor(model.graph).constant(archive, ARCHIVE), served)
             report.facts["kernels"] = _facts(codes, archive, self.capabilities)
         if report.rejected:
-            report.facts["nodes_run_by_body"] = [rejection.node for rejection in report.rejected]
+            report.facts["nodes_run_by_body"] = run_by_body(model)
         return report
 
     def _variants(self, use: Use, capability: int) -> list[Variant]:
@@ -88,13 +89,6 @@ def _facts(codes: Sequence[Code], archive: np.ndarray, capabilities: Sequence[in
         "bytes": archive.nbytes,
         "architectures": [sm(capability) for capability in capabilities],
     }
-
-
-def _nodes(graph: gs.Graph) -> Iterator[gs.Node]:
-    for node in graph.nodes:
-        yield node
-        for subgraph in subgraphs(node):
-            yield from _nodes(subgraph)
 
 
 def _embed(archive: gs.Constant, nodes: Sequence[gs.Node]) -> None:

@@ -14,7 +14,7 @@ constexpr const char* kDomain = "turbo_onnx";
 
 struct RemovePadding {
   static constexpr const char* name = "RemovePadding";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 2;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { mask }; };
   struct Out { enum : size_t { token_index, cu_seqlens, max_seqlen, token_position }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired};
@@ -93,7 +93,7 @@ struct RestorePadding {
 
 struct EmbedLayerNormalization {
   static constexpr const char* name = "EmbedLayerNormalization";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 2;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { word_ids, token_type_ids, position_ids, word_table, token_type_table, position_table, gamma, beta }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kRequired, abi::kOptional, abi::kOptional, abi::kRequired, abi::kOptional};
@@ -146,7 +146,7 @@ struct EmbedLayerNormalization {
 
 struct SkipLayerNormalization {
   static constexpr const char* name = "SkipLayerNormalization";
-  static constexpr int names = 16;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 6;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { x, skip, gamma, beta, bias }; };
   struct Out { enum : size_t { output, sum }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kRequired, abi::kOptional, abi::kOptional};
@@ -172,7 +172,7 @@ struct SkipLayerNormalization {
 
 struct BiasGelu {
   static constexpr const char* name = "BiasGelu";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 2;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { x, bias }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional};
@@ -197,7 +197,7 @@ struct BiasGelu {
 
 struct RotaryEmbedding {
   static constexpr const char* name = "RotaryEmbedding";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 4;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { input, bias, cos, sin, index }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kRequired, abi::kRequired, abi::kOptional};
@@ -226,7 +226,7 @@ struct RotaryEmbedding {
 
 struct GatedActivation {
   static constexpr const char* name = "GatedActivation";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 2;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { x, up, bias }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional};
@@ -252,7 +252,7 @@ struct GatedActivation {
 
 struct VarlenAttention {
   static constexpr const char* name = "VarlenAttention";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 6;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { query, key, value, bias, cu_seqlens, attention_bias, positions }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional, abi::kOptional};
@@ -285,7 +285,7 @@ struct VarlenAttention {
 
 struct SegmentPooling {
   static constexpr const char* name = "SegmentPooling";
-  static constexpr int names = 8;  // X, X_2, X_3, ...: one for each form within one model
+  static constexpr int names = 2;  // X, X_2, X_3, ...: one for each form within one model
   struct In { enum : size_t { rows, cu_seqlens }; };
   struct Out { enum : size_t { output }; };
   static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired};

@@ -174,4 +174,5 @@ SPEC = OperatorSpec(
     body=_body,
     reference=_reference,
     output_shapes=_output_shapes,
+    forms=4,
 )

@@ -104,4 +104,5 @@ SPEC = OperatorSpec(
     body=_body,
     reference=reference,
     output_shapes=_output_shapes,
+    forms=6,
 )
