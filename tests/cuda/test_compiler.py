@@ -68,6 +68,12 @@ def test_every_kernel_is_there_for_every_architecture_and_for_later_ones(kernels
 
 
 @needs_triton
+def test_code_for_unaligned_pointers_is_left_out_where_nobody_asks_for_it() -> None:
+    (kernel,) = compile_kernels({80: [SCALED]}, [80], unaligned=False)
+    assert {code.aligned for code in kernel.codes} == {True}
+
+
+@needs_triton
 def test_a_kernel_says_how_it_is_launched(kernels: list[Compiled]) -> None:
     code = next(code for code in codes(kernels) if code.key == "scaled")
     assert (code.symbol, code.arguments, code.num_warps, code.tile) == ("scaled", "ppilf", 2, (256, 1, 1))

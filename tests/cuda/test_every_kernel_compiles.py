@@ -1,7 +1,8 @@
 """Every kernel compiles for every default architecture, without spilling registers.
 
-At a few sizes here, and in float16 in every form, since that is what models are served in; in other types the forms of
-an operator with the most operands. EVERY_SIZE=1 in the environment takes all of `uses.py`: some minutes of work.
+At a few sizes here, and in float16 in every form and also for pointers that are not aligned, since that is what models
+are served in; in other types the forms of an operator with the most operands, for aligned pointers. EVERY_SIZE=1 in the
+environment takes all of `uses.py`, for both kinds of pointers: some minutes of work.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def compiled_here(element: str) -> list[Compiled]:
         chosen = [use for use in chosen if not use.attributes.get("rms") or RMS[use.has("skip")] == element]
         chosen = chosen if element == "float16" else list(fullest(chosen).values())
     kernels = {capability: [v for use in chosen for v in variants_of(use, capability)] for capability in DEFAULT}
-    return compile_kernels(kernels, DEFAULT)
+    return compile_kernels(kernels, DEFAULT, unaligned=EVERY_SIZE or element == "float16")
 
 
 def fullest(chosen: list[Use]) -> dict[object, Use]:

@@ -66,13 +66,16 @@ class _Job:
         return f"the kernel {self.variant.key} for {sm(self.capability)}{pointers}"
 
 
-def compile_kernels(kernels: Mapping[int, Iterable[Variant]], targets: Iterable[int]) -> list[Compiled]:
+def compile_kernels(
+    kernels: Mapping[int, Iterable[Variant]], targets: Iterable[int], *, unaligned: bool = True
+) -> list[Compiled]:
     """Compile every kernel for every capability, each for aligned pointers and for any.
 
     Args:
         kernels: those to compile, by capability, for all of `targets.compiled_for(targets)`. The same one may come more
             than once.
         targets: the capabilities for which machine code is kept. PTX for later ones is always kept.
+        unaligned: False leaves out the code for any pointers, without which nothing can be launched on some.
 
     Raises:
         InputError: Triton is not installed, or cannot compile for one of the targets.
@@ -83,7 +86,7 @@ def compile_kernels(kernels: Mapping[int, Iterable[Variant]], targets: Iterable[
         _Job(variant, capability, aligned)
         for capability in compiled_for(targets)
         for variant in _distinct(kernels[capability])
-        for aligned in (True, False)
+        for aligned in ((True, False) if unaligned else (True,))
     ]
     if not jobs:
         return []
