@@ -6,17 +6,15 @@ Only in a process that was started with TRITON_INTERPRET=1: Triton decides at im
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import triton.language as tl
-from triton.language.semantic import TritonSemantic
-from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+from tests.cuda import interpreter_cost
 from turbo_onnx.custom_ops.cuda.variant import Variant
 
 _NUMBERS: dict[str, tuple[Any, Any, Any]] = {
@@ -67,50 +65,6 @@ InterpreterBuilder.cast_impl = _BFloat16.cast
 InterpreterBuilder.create_dot = _BFloat16.dot
 
 
-class _Language:
-    """Triton's language with the interpreter's functions in the place of the compiler's.
-
-    The interpreter replaces some hundred functions whenever a kernel calls a function, though they stay replaced until
-    the launch ends. Once a launch is enough, and takes a quarter of the time away.
-    """
-
-    replace = interpreter._patch_lang
-    replaced: ClassVar[set[frozenset[str]]] = set()
-
-    @staticmethod
-    @functools.cache
-    def seen_by(function: Any) -> frozenset[str]:
-        return frozenset(value.__name__ for value in function.__globals__.values() if value in (tl, tl.core))
-
-    @staticmethod
-    def replace_once(function: Any) -> Any:
-        seen = _Language.seen_by(function)
-        if seen in _Language.replaced:
-            return None
-        _Language.replaced.add(seen)
-        return _Language.replace(function)
-
-
-interpreter._patch_lang = _Language.replace_once
-
-
-def _require_no_overflow(
-    semantic: TritonSemantic, a: tl.tensor, b: tl.tensor, operation: Callable[[tl.tensor, tl.tensor, bool], tl.tensor]
-) -> None:
-    """Triton's own check of sums, differences and products of integers, which takes ten operations of its own."""
-    kind = a.type.scalar
-    if kind.int_bitwidth < 64 and semantic.builder.options.sanitize_overflow:
-        assert kind == b.type.scalar
-        assert kind.is_int()
-        compute = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[operation.__name__]
-        result = compute(a.handle.data, b.handle.data, dtype=np.int64)
-        fits = (result >= kind.get_int_min_value()) & (result <= kind.get_int_max_value())
-        assert fits.all(), f"{kind} overflow detected for operation {operation.__name__}"
-
-
-TritonSemantic.binary_op_sanitize_overflow_impl = _require_no_overflow
-
-
 def interpret(variant: Variant, grid: Sequence[int], parameters: Sequence[int]) -> None:
     """Run every program of the grid, one after the other.
 
@@ -123,7 +77,7 @@ def interpret(variant: Variant, grid: Sequence[int], parameters: Sequence[int]) 
     values = {
         name: _value(kind, address) for (name, kind), address in zip(variant.arguments.items(), parameters, strict=True)
     }
-    _Language.replaced.clear()
+    interpreter_cost.begin_launch()
     with np.errstate(all="ignore"):  # devices compute with infinity and NaN without a word
         function[tuple(grid)](**values, **variant.constants)
 

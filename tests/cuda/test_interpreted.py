@@ -1,4 +1,4 @@
-"""Run the tests that need Triton's interpreter, in a process whose Triton interprets.
+"""Run the tests that need Triton's interpreter, in processes whose Triton interprets.
 
 ONNX Runtime, the C++ operators and the launcher are those that are shipped; the driver is fake, and the kernels are
 interpreted.
@@ -17,7 +17,8 @@ import pytest
 from tests.cuda.fake_driver import compiler
 
 FOLDER = Path(__file__).with_name("interpreted")
-FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+FILES = sorted(FOLDER.glob("test_*.py"))
+PROCESSES = 3  # each takes seconds to start
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -25,10 +26,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_interpreted(file):
+@pytest.mark.parametrize("share", range(PROCESSES))
+def test_interpreted(share):
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / file)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES[share::PROCESSES]],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
