@@ -17,6 +17,7 @@ def run(program, mode: str, rounds: int) -> dict[str, int]:
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
+@pytest.mark.long
 def test_runs_that_follow_their_plan_are_served_and_others_are_right_all_the_same(programs):
     seen = run(programs["address"], "runs", 600)
     assert min(seen.values()) > 0

@@ -63,6 +63,7 @@ def test_the_peak_counts_what_was_given_back(marked, monkeypatch, tmp_path) -> N
     assert 60 * MIB < peak.bytes < 80 * MIB
 
 
+@pytest.mark.long
 @needs_library
 @needs_proc
 def test_all_sides_run_and_are_compared(small_minilm, tmp_path) -> None:

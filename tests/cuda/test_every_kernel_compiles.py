@@ -75,6 +75,7 @@ def fullest(chosen: list[Use]) -> dict[object, Use]:
     return most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element):
     spilled = [

@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", range(PROCESSES))
 def test_interpreted(share):
     run = subprocess.run(

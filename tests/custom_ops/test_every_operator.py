@@ -43,6 +43,7 @@ def test_the_kernel_gives_what_the_reference_says(operator: str, threads: int) -
     check()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weaker", INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
 def test_the_kernels_agree_at_weaker_instruction_sets(weaker: str) -> None:
     selection = [__file__, "-k", "the_kernel_gives"]

@@ -417,6 +417,7 @@ def test_refuses_attributes_that_mean_nothing(attributes: dict[str, int], senten
     assert sentence in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weaker", INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
 def test_weaker_instruction_sets_pass_the_same_tests(weaker: str) -> None:
     run = subprocess.run(
