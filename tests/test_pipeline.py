@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.corpus import graphs
 from tests.small_models import encoder
 from turbo_onnx import optimizer, pipeline
 from turbo_onnx.errors import InputError, PassError, VerificationError
 from turbo_onnx.graph import Editor
+from turbo_onnx.invariants import fingerprint
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.raised import RAISED_DOMAIN
+
+BY_NAME = {graph.name: graph for graph in graphs()}
 
 
 class Scripted(Pass):
@@ -95,6 +99,41 @@ def test_a_pass_that_changes_the_result_is_caught_by_verification(monkeypatch: p
     monkeypatch.setattr(pipeline, "select", lambda _: [Scripted("spoil")])
     with pytest.raises(VerificationError, match="output 'hidden' differs"):
         optimizer.optimize(encoder())
+
+
+class Watched(Pass):
+    """Another pass, which may not change the graph without saying so."""
+
+    def __init__(self, step: Pass) -> None:
+        self.step, self.name, self.summary = step, step.name, step.summary
+
+    def run(self, model: Model) -> PassReport:
+        before = fingerprint(model)
+        report = self.step.run(model)
+        assert report.applied or fingerprint(model) == before, self.name
+        return report
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bert-tiny__ts17", {}),
+        ("gpt2-tiny-past__ts17", {}),
+        ("funnel-tiny-factorized__dy20", {}),
+        ("modernbert-tiny-eager__dy20", {"target": "cuda:sm_90"}),
+    ],
+)
+def test_a_pass_that_applied_nothing_left_the_graph_as_it_was(name: str, options: dict[str, Any]) -> None:
+    """So that what was inferred before it need not be inferred again."""
+    steps = pipeline.select(Options(**options, skip_passes=pipeline.LAST))
+    pipeline.run(Model.from_proto(BY_NAME[name].load()), [Watched(step) for step in steps])
+
+
+def test_shapes_are_inferred_again_only_where_a_pass_did_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(pipeline.shapes, "infer", lambda model: calls.append(model))
+    pipeline.run(Model.from_proto(encoder()), [Scripted("nothing")] * 3)
+    assert len(calls) == 2  # before the first, and of the result
 
 
 def test_names_of_passes_are_unique_within_a_stage_or_repeat_the_same_pass() -> None:

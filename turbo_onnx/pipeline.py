@@ -173,11 +173,13 @@ def run(
     """
     reports = []
     _prepare(model)
+    shapes_are_known = False
     for step in steps:
         if progress is not None:
             progress(step.name)
         start = time.perf_counter()
-        report = _run_one(model, step)
+        report = _run_one(model, step, infer=not shapes_are_known)
+        shapes_are_known = not report.applied
         report.summary = step.summary
         report.seconds = time.perf_counter() - start
         reports.append(report)
@@ -193,9 +195,10 @@ def _prepare(model: Model) -> None:
     editor.sort()
 
 
-def _run_one(model: Model, step: Pass) -> PassReport:
+def _run_one(model: Model, step: Pass, *, infer: bool = True) -> PassReport:
     try:
-        shapes.infer(model)
+        if infer:
+            shapes.infer(model)
         return step.run(model)
     except TurboOnnxError:
         raise

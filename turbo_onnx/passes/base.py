@@ -25,7 +25,7 @@ class PassReport:
 
     Attributes:
         name: the pass.
-        applied: how many rewrites were done.
+        applied: how many rewrites were done; with none the graph is as it was.
         rejected: where one nearly was, and why not.
         facts: numbers for the final report, such as `attention_found`.
         summary: what the pass does; the pipeline fills it in.
