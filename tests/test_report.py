@@ -38,7 +38,7 @@ def report() -> Report:
             PassReport("remove-padding", 1, facts={"packed": "partial", "mask_input": "mask"}),
         ],
         packed_node_share=0.4,
-        verify=Verification(True, 2e-6, 1e-6, 9, ["one token: the original does not run on it"]),
+        verify=Verification(True, 2e-6, 1e-6, cases=9, skipped=["one token: the original does not run on it"]),
     )
 
 
@@ -49,7 +49,7 @@ def test_the_json_has_every_promised_key(report: Report) -> None:
     assert found["attention"] == {"found": 3, "fused": 2}
     assert found["packed"] == "partial"
     assert found["packed_node_share"] == 0.4
-    assert found["verify"].keys() >= {"ok", "max_abs", "max_rel", "cases"}
+    assert found["verify"].keys() >= {"ok", "max_abs", "max_rel", "noise", "cases"}
     assert found["passes"][0].keys() == {"name", "applied", "rejected", "seconds"}
     assert found["passes"][1]["rejected"][0] == {
         "rule": "fuse-multi-head-attention",

@@ -65,9 +65,9 @@ def cli() -> None:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     show_default="what the model computes in for cuda, fp32 for the CPU",
-    help="What to compute in, as far as the result allows it.",
+    help="What to compute in, as far as the result allows it: fp16 and bf16 for cuda, int8 for the CPU.",
 )
 @click.option("--tuning", type=_MODEL, metavar="FILE", help="What `turbo-onnx autotune` measured, for --target cuda.")
 @click.option("--passes", type=_Names(), help="Run only these passes.")
@@ -163,7 +163,7 @@ def inspect(model: Path, as_json: bool) -> None:
 @click.option("--pass", "only", metavar="PASS", help="Only what this pass has to say.")
 @click.option("--packing", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]))
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]))
 def explain(model: Path, only: str | None, packing: Any, target: str, precision: Any) -> None:
     """Say what would be done to a model, what would not, and why."""
     from turbo_onnx import optimizer, pipeline, report_text

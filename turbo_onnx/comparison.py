@@ -92,8 +92,8 @@ def sentences(result: Verification) -> list[str]:
     lines = [f"Not compared: {sentence}." for sentence in result.skipped]
     if result.ok:
         lines.append(
-            f"Equal in {result.cases} cases{result.where}; largest difference {result.max_abs:.2g},"
-            f" {result.max_rel:.2g} of the largest value."
+            f"{result.agreement.capitalize()} in {result.cases} cases{result.where}; largest difference"
+            f" {result.max_abs:.2g}, {result.max_rel:.2g} of the largest value."
         )
     lines += [f"Different: {sentence}." for sentence in result.failures]
     return lines

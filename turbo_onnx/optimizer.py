@@ -158,6 +158,8 @@ def optimize(
     path = Path(output) if output is not None else None
     if path is not None:
         check_output(loaded, path)
+    if options.precision == "int8" and verify:
+        _verify_in_float32(model, options, inputs, say)
     specs = fed(describe(loaded))
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
@@ -189,7 +191,8 @@ def optimize(
                 say("verify")
                 reached = coarsest(coarsest_type, options.precision or "fp32")
                 report.verify = _verify(loaded, folder / name, specs, report, cases, reached, options)
-                require(report.verify, report.model)
+                hint = "; --precision fp32 keeps its numbers" if options.precision == "int8" else ""
+                require(report.verify, report.model, hint)
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
     return Result(report, loaded)
@@ -259,6 +262,28 @@ def _own_cases(inputs: Inputs | Sequence[str | Path] | None, specs: Sequence[Inp
     return cases
 
 
+def _verify_in_float32(
+    model: str | Path | bytes | onnx.ModelProto,
+    options: Options,
+    inputs: Inputs | Sequence[str | Path] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Prove all that is done before quantization, whose own noise would hide mistakes.
+
+    Raises:
+        VerificationError: the result in float32 differs from the original.
+    """
+    say("verify in float32")
+    optimize(
+        model,
+        packing=options.packing,
+        passes=options.passes,
+        skip_passes=(*options.skip_passes, PlanMemory.name),
+        inputs=inputs,
+        precision="fp32",
+    )
+
+
 def _verify(
     model: Model,
     written: Path,
@@ -293,7 +318,7 @@ def _verify(
 @contextmanager
 def _original(source: Path | bytes, precision: Precision, rounded: bool) -> Iterator[Path | bytes]:
     """What ONNX Runtime can run of the original on the CPU: rounded where decisions depend on that."""
-    if precision != "bf16":
+    if precision not in ("bf16", "int8"):
         yield source
         return
     model = read(source)

@@ -8,7 +8,7 @@ from typing import Literal
 from turbo_onnx.custom_ops.cuda import targets
 from turbo_onnx.custom_ops.cuda.tuning import Tuning
 from turbo_onnx.errors import InputError
-from turbo_onnx.precision import PRECISIONS, Precision
+from turbo_onnx.precision import HALF_TYPES, PRECISIONS, Precision
 
 Packing = Literal["auto", "on", "off"]
 PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
@@ -48,8 +48,10 @@ class Options:
         object.__setattr__(self, "target", targets.spell(targets.parse(self.target)))
         if self.precision not in (None, *PRECISIONS):
             raise InputError(f"precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}.")
-        if self.precision not in (None, "fp32") and self.target == "cpu":
+        if self.precision in HALF_TYPES and self.target == "cpu":
             raise InputError(f"precision {self.precision} is for target cuda: the CPU has hardly any kernels for it.")
+        if self.precision == "int8" and self.target != "cpu":
+            raise InputError("precision int8 is for target cpu: there are no kernels for GPUs; choose fp16 or bf16.")
         if self.tuning is not None and self.target == "cpu":
             raise InputError("a tuning file is for target cuda: only kernels for GPUs are tuned.")
 

@@ -37,6 +37,7 @@ from turbo_onnx.passes.merge_gated_projections import MergeGatedProjections
 from turbo_onnx.passes.merge_projections import MergeProjections
 from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
+from turbo_onnx.passes.quantize_linear import QuantizeLinear
 from turbo_onnx.passes.raise_attention import RaiseAttention
 from turbo_onnx.passes.raise_gelu import RaiseGelu
 from turbo_onnx.passes.raise_layer_normalization import RaiseLayerNormalization
@@ -89,7 +90,7 @@ LOWER: tuple[Pass, ...] = (
     LowerGelu(),
     LowerRmsNormalization(),
 )
-CONVERT: tuple[Pass, ...] = (ConvertPrecision(),)
+CONVERT: tuple[Pass, ...] = (ConvertPrecision(), QuantizeLinear())
 NAME: tuple[Pass, ...] = (LimitForms(),)
 
 STAGES: Mapping[str, tuple[Pass, ...]] = {
@@ -141,7 +142,7 @@ def select(options: Options) -> list[Pass]:
     kept = [step for step in passes() if step in (*LOWER, *NAME) or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
-    kept = [ConvertPrecision(precision) if isinstance(step, ConvertPrecision) else step for step in kept]
+    kept = [type(step)(precision) if isinstance(step, ConvertPrecision | QuantizeLinear) else step for step in kept]
     if options.capabilities and EmbedKernels.name not in skipped:
         kept.append(EmbedKernels(options.capabilities, options.tuning))
     planned = PlanMemory.name in (options.passes or (PlanMemory.name,)) and PlanMemory.name not in skipped

@@ -6,6 +6,8 @@
 | smallest normal | 6.1e-5 | 1.2e-38 | 1.2e-38 |
 | unit roundoff | 2^-11 | 2^-8 | 2^-24 |
 | integers are exact up to | 2048 | 256 | 16777216 |
+
+int8 is for layers with constant weights alone: their products are of 8-bit integers, all else is in float32.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import onnx
 
 from turbo_onnx.errors import InputError
 
-Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+"""From the finest to the coarsest."""
 
 
 @dataclass(frozen=True)

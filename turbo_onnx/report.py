@@ -82,10 +82,10 @@ class Report:
         """What the result computes in and the original did; how many nodes were widened, and converted.
 
         Of `half_precision_nodes` and `float32_nodes` there are numbers where half precision is asked for; of
-        `widened_nodes` and `half_precision_kept` where the original has it.
+        `widened_nodes` and `half_precision_kept` where the original has it; of `int8_layers` where int8 is asked for.
         """
         facts = self.facts
-        keys = ("half_precision_nodes", "float32_nodes", "widened_nodes", "half_precision_kept")
+        keys = ("half_precision_nodes", "float32_nodes", "widened_nodes", "half_precision_kept", "int8_layers")
         counts: dict[str, Any] = {key: facts[key] for key in keys if key in facts}
         return {"type": facts.get("precision", "fp32"), "original": self.own_precision, **counts}
 
@@ -123,6 +123,7 @@ class Report:
                 "ok": self.verify.ok,
                 "max_abs": self.verify.max_abs,
                 "max_rel": self.verify.max_rel,
+                "noise": self.verify.noise,
                 "cases": self.verify.cases,
                 "skipped": list(self.verify.skipped),
                 "gpu": self.verify.gpu,

@@ -36,7 +36,7 @@ def headline(report: Report) -> list[str]:
         lines.append("Verified: no." if not check.skipped else f"Verified: no: {check.skipped[0]}.")
     else:
         lines.append(
-            f"Verified: {'equal' if check.ok else 'DIFFERENT'} in {check.cases} cases{check.where};"
+            f"Verified: {check.agreement if check.ok else 'DIFFERENT'} in {check.cases} cases{check.where};"
             f" largest difference {check.max_abs:.2g}, {check.max_rel:.2g} of the largest value."
         )
         lines += [f"Not compared: {sentence}." for sentence in check.skipped]
@@ -52,6 +52,9 @@ def _precision(report: Report) -> list[str]:
     precision = report.precision
     half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
     widened, kept = (precision.get(key, 0) for key in ("widened_nodes", "half_precision_kept"))
+    if precision["type"] == "int8":
+        layers = f"{precision['int8_layers']} layer{'' if precision['int8_layers'] == 1 else 's'}"
+        return [f"Precision: products of 8-bit integers in {layers}{_noise(report)}; float32 elsewhere."]
     if precision["type"] != "fp32":
         return [f"Precision: {precision['type']} in {half} nodes; {full} stay in float32."]
     if not widened and not kept:
@@ -60,6 +63,13 @@ def _precision(report: Report) -> list[str]:
     return [
         f"Precision: float32 in {widened} nodes that were in half precision, with twice the bytes of weights{stay}."
     ]
+
+
+def _noise(report: Report) -> str:
+    """How far that takes the outputs from what they were, if it was measured."""
+    if not report.verify.cases:
+        return ""
+    return f", which moves the outputs by {report.verify.noise:.2g} of their standard deviation at most"
 
 
 def _kernels(report: Report) -> list[str]:

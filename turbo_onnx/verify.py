@@ -41,11 +41,13 @@ class Tolerance:
     Attributes:
         rtol, atol: as there.
         unit: the largest |before| of the output in the case; the standard deviation of the output over all cases; or 1.
+        noise: the largest root mean square of after - before, in units; None: any.
     """
 
     rtol: float
     atol: float
     unit: Unit = "largest"
+    noise: float | None = None
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
@@ -56,14 +58,18 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "float16": Tolerance(4e-3, 4e-3),
     "bfloat16": Tolerance(3e-2, 3e-2),
 }
-HALF_TOLERANCES: Mapping[str, Tolerance] = {
+COARSE_TOLERANCES: Mapping[str, Tolerance] = {
     # By the coarsest type that either model computes in. Errors of half precision are noise of about one size on all
     # elements of an output, so they are compared with how much the output varies, plus a few roundings of each number.
     # The most that real encoders show is 1.3e-2 in float16 and 0.13 in bfloat16, whose roundings are eight times as
     # large.
     "fp16": Tolerance(4 * 2.0**-11, 2e-2, "deviation"),
     "bf16": Tolerance(4 * 2.0**-8, 0.16, "deviation"),
+    # The noise of 8-bit integers, from layers that have a scale for each token, is a tenth in a real encoder; single
+    # elements are ten times as far off. That leaves room for mistakes, so what is quantized is verified before, too.
+    "int8": Tolerance(0.05, 2.5, "deviation", noise=0.2),
 }
+_VISIBLE = 1e-3  # the noise from which on outputs are not called equal
 _FILL = 1e3  # times the median: larger numbers of an output are not computed, but put there
 BODIES_FACTOR = 10.0
 """What the function bodies are allowed more, and GPUs: they add in another order than the kernels for the CPU."""
@@ -77,6 +83,7 @@ class Verification:
         ok: whether all compared outputs agree; None if nothing could be compared.
         max_abs: the largest difference.
         max_rel: the largest difference in proportion to the largest magnitude of its output.
+        noise: the largest root mean square of an output's differences in a case, in proportion to its deviation.
         cases: how many cases were compared.
         skipped: why others were not, one sentence each.
         failures: where the outputs differ, one sentence each.
@@ -87,11 +94,17 @@ class Verification:
     ok: bool | None = None
     max_abs: float = 0.0
     max_rel: float = 0.0
+    noise: float = 0.0
     cases: int = 0
     skipped: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     gpu: str | None = None
     not_on_gpu: str | None = None
+
+    @property
+    def agreement(self) -> str:
+        """For sentences: outputs are equal but for roundings, or close where a coarse type moves them."""
+        return "equal" if self.noise < _VISIBLE else "close"
 
     @property
     def where(self) -> str:
@@ -133,7 +146,7 @@ def verify(
             is compared.
         first_token: whether the result pools the first token of each sequence, which is then the first real one.
         own_cases: inputs of the caller's, by the name of the case.
-        tolerance: for every floating-point type, instead of `TOLERANCES` and `HALF_TOLERANCES`.
+        tolerance: for every floating-point type, instead of `TOLERANCES` and `COARSE_TOLERANCES`.
         precision: the coarsest type that either model computes in.
         level: of the runtime's optimizations for the candidate; None: all, or none where the precision is a half.
         on_gpu: the candidate as it is served on GPUs, if it is for them. It runs there, too, where there is one.
@@ -145,7 +158,7 @@ def verify(
         case.counted = Counted.of(case.feed, specs, mask, first_token)
     if not cases:
         return result
-    tolerance = tolerance or HALF_TOLERANCES.get(precision)
+    tolerance = tolerance or COARSE_TOLERANCES.get(precision)
     deviations = deviations_of(cases)
     level = level or ("all" if precision == "fp32" else "none")
     variants = [("", False)] if not library_available() else [("", True), ("without the library: ", False)]
@@ -185,12 +198,13 @@ def _verify_on_gpu(
         _compare_case(session, case, deviations, tolerance, factor, "on the GPU: ", result)
 
 
-def require(result: Verification, name: str) -> None:
-    """Raises VerificationError, with the first difference, if the models differ."""
+def require(result: Verification, name: str, hint: str = "") -> None:
+    """Raises VerificationError, with the first difference and the hint, if the models differ."""
     if result.ok is False:
         more = f" (and {len(result.failures) - 1} more)" if len(result.failures) > 1 else ""
         raise VerificationError(
-            f"{name}: the optimized model differs from the original: {result.failures[0]}{more}; nothing was written."
+            f"{name}: the optimized model differs from the original: {result.failures[0]}{more}; nothing was"
+            f" written{hint}."
         )
 
 
@@ -351,8 +365,13 @@ def _compare(
     if np.isfinite(worst):
         result.max_abs = max(result.max_abs, worst)
         result.max_rel = max(result.max_rel, worst / scale)
+    noise = float(np.sqrt(np.mean(difference**2)))
+    if spread > 0.0 and np.isfinite(noise):
+        result.noise = max(result.noise, noise / spread)
     beyond = ~(difference <= bound)
-    if beyond.any():
+    if limits.noise is not None and spread > 0.0 and not noise <= limits.noise * spread:
+        result.failures.append(f"{what} differs by {noise:.3g} (root mean square) where values vary by {spread:.3g}")
+    elif beyond.any():
         result.failures.append(
             f"{what} differs by {worst:.3g} where values are up to {scale:.3g}, in {int(beyond.sum())} of"
             f" {difference.size} elements"

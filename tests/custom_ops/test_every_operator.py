@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from tests.custom_ops.cases import MAKERS, cases
 from tests.custom_ops.single_node import assert_equal, by_definition, by_kernel, model
-from turbo_onnx.custom_ops import SPECS, schema
+from turbo_onnx.custom_ops import SPECS, schema, spec
+from turbo_onnx.custom_ops.cuda.lookup import module_of
 from turbo_onnx.runtime.library import instruction_set
 
 OPERATORS = [spec.name for spec in SPECS]
@@ -30,6 +32,11 @@ every_operator = pytest.mark.parametrize("operator", OPERATORS)
 
 def test_there_are_random_uses_of_every_operator() -> None:
     assert set(OPERATORS) <= set(MAKERS)
+
+
+@every_operator
+def test_an_operator_says_whether_there_are_cuda_kernels_for_it(operator: str) -> None:
+    assert (find_spec(module_of(operator)) is not None) == spec(operator).on_gpus
 
 
 @every_operator

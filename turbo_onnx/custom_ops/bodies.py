@@ -15,6 +15,7 @@ from turbo_onnx.custom_ops.specification import Attribute, Operand
 
 CAST_LIKE_OPSET = 15
 LAYER_NORMALIZATION_OPSET = 17
+SUM_AXES_INPUT_OPSET = 13  # ReduceSum takes its axes as an input from here on
 REDUCTION_AXES_INPUT_OPSET = 18  # reductions but for ReduceSum take their axes as an input from here on
 RMS_NORMALIZATION_OPSET = 23
 

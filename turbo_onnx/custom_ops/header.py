@@ -24,6 +24,7 @@ _ELEMENT_TYPES = {
     "tensor(int64)": "kInt64",
     "tensor(int32)": "kInt32",
     "tensor(bool)": "kBool",
+    "tensor(uint8)": "kUint8",
 }
 _READERS = {int: "integer", float: "real", str: "string"}
 _FIELDS = {int: "int64_t", float: "float", str: "std::string"}

@@ -100,6 +100,7 @@ class OperatorSpec:
         forms: how many forms of it may have kernels in one model, which is the number of names that the library
             registers it by; `functions.py` says what a form is. Each costs every session 0.1 ms and 20 KB. Real models
             need half as many at most.
+        on_gpus: whether there are CUDA kernels for it, too; else only passes for the CPU emit it.
     """
 
     name: str
@@ -114,6 +115,7 @@ class OperatorSpec:
     output_shapes: Callable[[Sequence[Dims | None], Attributes], tuple[Dims | None, ...]]
     or_float32: Mapping[str, str] = field(default_factory=dict)
     forms: int = 2
+    on_gpus: bool = True
 
     @property
     def cuda_types(self) -> Mapping[str, tuple[str, ...]]:

@@ -24,8 +24,8 @@ class ConvertPrecision(Pass):
     """Half precision where it keeps the result.
 
     Args:
-        precision: "fp32" for a pass that does nothing.
-        measure: learns the range of the numbers; needed but for "fp32".
+        precision: "fp16" or "bf16"; any other for a pass that does nothing.
+        measure: learns the range of the numbers; needed where anything is done.
         own: what the model computed in when it was exported. In the same type its numbers have proved to fit, and need
             no room above them.
     """
@@ -41,7 +41,7 @@ class ConvertPrecision(Pass):
     def run(self, model: Model) -> PassReport:
         """Rewrite the main graph. Raises what the measuring does."""
         report = PassReport(self.name)
-        if self.precision == "fp32":
+        if self.precision not in HALF_TYPES:
             return report
         assert self.measure is not None, "half precision needs to know how large the numbers get"
         half = HALF_TYPES[self.precision]

@@ -1,6 +1,7 @@
 // The activations of feed-forward layers, a vector at a time.
 #pragma once
 
+#include "custom_ops/cpu/activation.h"
 #include "custom_ops/cpu/vector.h"
 
 namespace turbo_onnx {
@@ -34,6 +35,29 @@ struct Relu {
 struct Sigmoid {
   TURBO_INLINE Vec operator()(Vec x) const { return Vec(1.0f) / (Vec(1.0f) + exp(-x)); }
 };
+
+struct Unchanged {
+  TURBO_INLINE Vec operator()(Vec x) const { return x; }
+};
+
+// Calls body with the function that does it.
+template <class Body>
+TURBO_INLINE void with(Activation activation, Body&& body) {
+  switch (activation) {
+    case Activation::kGelu:
+      return body(Gelu{});
+    case Activation::kGeluByTanh:
+      return body(GeluByTanh{});
+    case Activation::kSilu:
+      return body(Silu{});
+    case Activation::kRelu:
+      return body(Relu{});
+    case Activation::kSigmoid:
+      return body(Sigmoid{});
+    case Activation::kNone:
+      return body(Unchanged{});
+  }
+}
 
 }  // namespace TURBO_ISA
 }  // namespace turbo_onnx

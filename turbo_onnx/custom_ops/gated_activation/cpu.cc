@@ -46,18 +46,7 @@ void run(GatedOperand gate, GatedOperand up, size_t stride, float* y, size_t row
 
 void gated_activation(GatedOperand gate, GatedOperand up, size_t stride, float* y, size_t rows, size_t width,
                       Activation activation, const Parallel& parallel) {
-  switch (activation) {
-    case Activation::kGelu:
-      return run(gate, up, stride, y, rows, width, Gelu{}, parallel);
-    case Activation::kGeluByTanh:
-      return run(gate, up, stride, y, rows, width, GeluByTanh{}, parallel);
-    case Activation::kSilu:
-      return run(gate, up, stride, y, rows, width, Silu{}, parallel);
-    case Activation::kRelu:
-      return run(gate, up, stride, y, rows, width, Relu{}, parallel);
-    case Activation::kSigmoid:
-      return run(gate, up, stride, y, rows, width, Sigmoid{}, parallel);
-  }
+  with(activation, [&](auto function) { run(gate, up, stride, y, rows, width, function, parallel); });
 }
 
 }  // namespace TURBO_ISA

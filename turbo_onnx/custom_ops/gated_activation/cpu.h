@@ -2,12 +2,10 @@
 
 #include <cstddef>
 
+#include "custom_ops/cpu/activation.h"
 #include "custom_ops/ort/parallel.h"
 
 namespace turbo_onnx {
-
-// In the order in which keys of CUDA kernels count them.
-enum class Activation { kGelu, kGeluByTanh, kSilu, kRelu, kSigmoid };
 
 // One operand: rows of `width` floats that begin `stride` floats apart, and a row that is added to each, or null.
 struct GatedOperand {

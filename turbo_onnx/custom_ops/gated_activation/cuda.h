@@ -14,7 +14,7 @@ class CudaGatedActivation {
   static inline int in_place_outputs[] = {Out::output, Out::output};
 
   explicit CudaGatedActivation(const Signature::Attributes& attributes)
-      : activation_(GatedActivation::named(attributes)), gate_last_(attributes.gate_last != 0) {}
+      : activation_(activation_named(attributes.activation, false)), gate_last_(attributes.gate_last != 0) {}
 
   void compute(const Context& context, const cuda::Kernels& kernels) const {
     const GatedActivation::Operands operands(context, gate_last_);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "custom_ops/ort/activation.h"
 #include "custom_ops/ort/operator.h"
 #include "custom_ops/ort/signatures.h"
 
@@ -15,7 +16,7 @@ class GatedActivation {
   static inline int in_place_outputs[] = {Out::output, Out::output};
 
   explicit GatedActivation(const Signature::Attributes& attributes)
-      : activation_(named(attributes)), gate_last_(attributes.gate_last != 0) {}
+      : activation_(activation_named(attributes.activation, false)), gate_last_(attributes.gate_last != 0) {}
 
   // The inputs of one run, whose shapes fit each other, and their sizes.
   struct Operands {
@@ -53,17 +54,6 @@ class GatedActivation {
     if (gate_last_) std::swap(gate, up);
     kernels.gated_activation(gate, up, operands.joined ? 2 * width : width, output, operands.rows, width, activation_,
                              context.parallel());
-  }
-
-  static Activation named(const Signature::Attributes& attributes) {
-    constexpr const char* kNames[] = {"gelu", "gelu_tanh", "silu", "relu", "sigmoid"};
-    int place = 0;
-    for (const char* name : kNames) {
-      if (attributes.activation == name) return static_cast<Activation>(place);
-      ++place;
-    }
-    refuse("activation is \"", attributes.activation,
-           "\", but must be \"gelu\", \"gelu_tanh\", \"silu\", \"relu\" or \"sigmoid\"");
   }
 
  private:

@@ -12,7 +12,8 @@ const Kernels kKernels = {
     TURBO_STRING(TURBO_ISA),  bias_gelu,        embed_layer_normalization,
     gated_activation,         count_tokens,     list_tokens,
     restore_padding,          rotary_embedding, segment_pooling,
-    skip_layer_normalization, varlen_attention,
+    skip_layer_normalization, varlen_attention, quantize_rows,
+    dequantize_rows,
 };
 
 }  // namespace TURBO_ISA

@@ -5,8 +5,10 @@
 #pragma once
 
 #include "custom_ops/bias_gelu/cpu.h"
+#include "custom_ops/dequantize_rows/cpu.h"
 #include "custom_ops/embed_layer_normalization/cpu.h"
 #include "custom_ops/gated_activation/cpu.h"
+#include "custom_ops/quantize_rows/cpu.h"
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
 #include "custom_ops/rotary_embedding/cpu.h"
@@ -28,6 +30,8 @@ struct Kernels {
   SegmentPoolingKernel* segment_pooling;
   SkipLayerNormalizationKernel* skip_layer_normalization;
   VarlenAttentionKernel* varlen_attention;
+  QuantizeRowsKernel* quantize_rows;
+  DequantizeRowsKernel* dequantize_rows;
 };
 
 // The best table that this machine can run; TURBO_ONNX_ISA=baseline|avx2|avx512 in the environment lowers the choice.

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from turbo_onnx.custom_ops.bodies import CAST_LIKE_OPSET, REDUCTION_AXES_INPUT_OPSET, function, number
+from turbo_onnx.custom_ops.bodies import (
+    CAST_LIKE_OPSET,
+    REDUCTION_AXES_INPUT_OPSET,
+    SUM_AXES_INPUT_OPSET,
+    function,
+    number,
+)
 from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
 from turbo_onnx.custom_ops.specification import Array, Attribute, Attributes, Dims, Operand, OperatorSpec
 
@@ -23,8 +29,6 @@ _ATTRIBUTES = (
     ),
 )
 
-_SUM_AXES_INPUT_OPSET = 13  # ReduceSum takes its axes as an input from here on
-
 
 def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.FunctionProto:
     mode = str(attributes["mode"])
@@ -34,7 +38,7 @@ def _body(opset: int, present: frozenset[str], attributes: Attributes) -> onnx.F
 
 
 def _sum(opset: int, output: str = "output") -> str:
-    if opset < _SUM_AXES_INPUT_OPSET:
+    if opset < SUM_AXES_INPUT_OPSET:
         return f"{output} = ReduceSum <axes = [1], keepdims = 0> (batch)\n"
     return f"{output} = ReduceSum <keepdims = 0> (batch, one)\n"
 

@@ -1,0 +1,170 @@
+"""Multiply 8-bit integers in the layers whose weight is constant, which is what a CPU does several times faster.
+
+x @ W + b becomes DequantizeRows(MatMulInteger(QuantizeRows(x), W in 8 bits)), which adds the bias and applies the
+activation behind it: ONNX Runtime has the product, the rest is ours. Rows of x get a scale each, at run time, so that a
+token's numbers do not depend on other tokens, and columns of W a scale each here (`quantized_weights.py`). Everything
+else stays in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.errors import Reject
+from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
+from turbo_onnx.model import Model
+from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.linear import Linear, added_vector, linear
+from turbo_onnx.passes.quantized_weights import QuantizedWeight, quantized
+from turbo_onnx.precision import Precision
+
+SMALLEST = 32
+"""Rows or columns of a weight: less gains nothing, and a few logits should be exact."""
+LARGEST = 1 << 16
+"""Rows of a weight: 255 · 128 times as much still fits into 32 bits."""
+
+
+class QuantizeLinear(Pass):
+    """Every MatMul of float32 rows with a large enough constant weight multiplies 8-bit integers.
+
+    Args:
+        precision: "int8"; any other for a pass that does nothing.
+    """
+
+    name = "quantize-linear"
+    summary = "Multiply 8-bit integers in layers with constant weights."
+
+    def __init__(self, precision: Precision = "fp32") -> None:
+        self.precision = precision
+
+    def run(self, model: Model) -> PassReport:
+        report = PassReport(self.name)
+        if self.precision != "int8":
+            return report
+        report.facts["precision"] = self.precision
+        rewriting = _Rewriting(model)
+        for node in [node for node in model.graph.nodes if is_op(node, "MatMul")]:
+            layer = linear(node.outputs[0])
+            if layer is None:
+                continue
+            try:
+                rewriting.quantize(layer)
+                report.applied += 1
+            except Reject as reason:
+                report.rejected.append(Rejection(self.name, node.name, str(reason)))
+        rewriting.finish()
+        report.facts["int8_layers"] = report.applied
+        return report
+
+
+class _Rewriting:
+    """Remembers what is quantized already: rows that several layers read, and weights that they share."""
+
+    def __init__(self, model: Model) -> None:
+        self._edit = Editor(model.graph)
+        self._outside_branches = {id(node) for node in model.graph.nodes}
+        self._rows: dict[int, list[gs.Variable]] = {}
+        self._weights: dict[int, list[gs.Constant]] = {}
+
+    def quantize(self, layer: Linear) -> None:
+        """Rewrite one layer.
+
+        Raises:
+            Reject: it gains nothing, or must not be done.
+        """
+        _check(layer)
+        rows, scale, zero_point = self._quantized_rows(layer.x)
+        weight, weight_scale, sums = self._quantized_weight(layer.weight)
+        shape = layer.product.shape
+        product = self._edit.node("MatMulInteger", [rows, weight], dtype=np.int32, shape=shape)
+        end = self._end(layer.product)
+        bias = None if end.bias is None else self._vector(end.bias)
+        result = self._edit.node(
+            "DequantizeRows",
+            [product, scale, zero_point, weight_scale, sums, bias],
+            attrs={"activation": end.activation},
+            dtype=np.float32,
+            shape=shape,
+            domain=DOMAIN,
+        )
+        self._edit.replace(end.result, result)
+
+    def finish(self) -> None:
+        """Leave the graph sorted, without what nothing reads any more."""
+        if self._edit.modified:
+            self._edit.remove_unused()
+            self._edit.sort()
+
+    def _end(self, product: Tensor) -> _End:
+        end = _End(product)
+        for follow in (_with_bias, _with_activation):
+            readers = consumers(end.result)
+            alone = len(readers) == 1 and id(readers[0]) in self._outside_branches
+            if alone and not self._edit.is_graph_output(end.result):
+                end = follow(end, readers[0])
+        return end
+
+    def _quantized_rows(self, x: Tensor) -> list[gs.Variable]:
+        if id(x) not in self._rows:
+            row = None if x.shape is None else [*x.shape[:-1], 1]
+            kinds = (("quantized", np.uint8, x.shape), ("scale", np.float32, row), ("zero_point", np.uint8, row))
+            outputs = [self._edit.variable(f"{x.name}_{hint}", kind, shape) for hint, kind, shape in kinds]
+            self._edit.node("QuantizeRows", [x], domain=DOMAIN, outputs=outputs)
+            self._rows[id(x)] = outputs
+        return self._rows[id(x)]
+
+    def _quantized_weight(self, weight: gs.Constant) -> list[gs.Constant]:
+        if id(weight) not in self._weights:
+            made: QuantizedWeight = quantized(weight.values)
+            parts = (("int8", made.integers), ("scale", made.scale), ("sums", made.column_sums))
+            self._weights[id(weight)] = [self._edit.constant(part, f"{weight.name}_{hint}") for hint, part in parts]
+        return self._weights[id(weight)]
+
+    def _vector(self, bias: gs.Constant) -> gs.Constant:
+        if len(bias.shape) == 1:
+            return bias
+        return self._edit.constant(bias.values.reshape(-1), f"{bias.name}_row")
+
+
+def _check(layer: Linear) -> None:
+    x, weight = layer.x, layer.weight
+    if x.dtype != np.float32 or weight.dtype != np.float32:
+        raise Reject("{} is {}, and only float32 is quantized", x.name, x.dtype)
+    if not x.shape or len(x.shape) < 2:
+        raise Reject("{} is not known to have rows", x.name)
+    if min(weight.shape) < SMALLEST:
+        raise Reject("{} has shape {}, which is too small to gain anything", weight.name, list(weight.shape))
+    if weight.shape[0] > LARGEST:
+        raise Reject("{} has {} rows, whose products with bytes need more than 32 bits", weight.name, weight.shape[0])
+    if not np.isfinite(weight.values).all():
+        raise Reject("{} has numbers that are not finite", weight.name)
+
+
+@dataclass(frozen=True)
+class _End:
+    """What becomes of a product before anything else reads it: a bias, and an activation."""
+
+    result: Tensor
+    bias: gs.Constant | None = None
+    activation: str = "none"
+
+
+def _with_bias(end: _End, reader: gs.Node) -> _End:
+    added = added_vector(reader.outputs[0]) if is_op(reader, "Add") else None
+    return _End(reader.outputs[0], added[1]) if added is not None and added[0] is end.result else end
+
+
+def _with_activation(end: _End, reader: gs.Node) -> _End:
+    if is_op(reader, "Relu"):
+        return replace(end, result=reader.outputs[0], activation="relu")
+    if not is_op(reader, "BiasGelu", domain=DOMAIN) or reader.inputs[0] is not end.result:
+        return end
+    bias = input_or_none(reader, 1)
+    if bias is not None and (end.bias is not None or not isinstance(bias, gs.Constant)):
+        return end
+    activation = "gelu_tanh" if reader.attrs.get("approximate", "none") == "tanh" else "gelu"
+    return _End(reader.outputs[0], end.bias if bias is None else bias, activation)
