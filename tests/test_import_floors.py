@@ -24,7 +24,7 @@ FLOORS = (
         *("report", "report_text", "work", "recording", "allocation_names", "sequences", "planning"),
     ),
     ("pipeline",),
-    ("optimizer", "comparison", "inspection", "autotune", "plan_report"),
+    ("optimizer", "comparison", "inspection", "autotune", "plan_report", "run_costs"),
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -276,6 +276,24 @@ def plan(
 
 
 @cli.command()
+@click.argument("model", type=_MODEL)
+@click.option("-o", "--output", type=_MODEL, metavar="FILE", help="Write the prices there, as JSON.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="To compute with; by default ONNX Runtime's.")
+def cost(model: Path, output: Path | None, threads: int | None) -> None:
+    """Measure what runs take on this machine's CPU, by the lengths of their sequences."""
+    from turbo_onnx import run_costs
+    from turbo_onnx.serialization.writing import write_text
+
+    if output is not None:
+        _check_beside(output, "cost model", model, None)
+    with _progress() as progress:
+        measured = run_costs.measure_cost(model, threads=threads, progress=progress)
+    if output is not None:
+        write_text(output, measured.cost.to_json())
+    _print(measured.render())
+
+
+@cli.command()
 def ops() -> None:
     """List the operators that optimized models may use."""
     from turbo_onnx import inspection

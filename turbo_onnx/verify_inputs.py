@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.custom_ops.specification import is_ours
+from turbo_onnx.custom_ops.specification import DOMAIN, is_ours
 from turbo_onnx.graph import Tensor, constant_value, consumers, input_or_none, is_op, producer
 from turbo_onnx.model import Model
 
@@ -141,7 +141,7 @@ def _index_range(tensor: gs.Variable) -> tuple[int, int] | None:
             if rows is not None:
                 high = min(rows - offset, high) if high is not None else rows - offset
                 low = max(low, -offset)
-            elif is_op(node, *_SAME_ELEMENTS) and (node.inputs[0] is current or node.op == "Concat"):
+            elif is_op(node, *_SAME_ELEMENTS, "Gather") and (node.inputs[0] is current or node.op == "Concat"):
                 stack.append((node.outputs[0], offset))
             elif is_op(node, "Add", "Sub") and node.inputs[0] is current:
                 shift = constant_value(node.inputs[1])
@@ -152,6 +152,9 @@ def _index_range(tensor: gs.Variable) -> tuple[int, int] | None:
 
 def _rows_indexed(node: gs.Node, index: Tensor) -> int | None:
     """How many rows the table has that the node looks up with the tensor."""
+    if is_op(node, "EmbedLayerNormalization", domain=DOMAIN):
+        table = next(table for ids, table in zip(node.inputs[:3], node.inputs[3:6], strict=True) if ids is index)
+        return int(table.shape[0]) if isinstance(table, gs.Constant) else None
     if is_op(node, "OneHot") and node.inputs[0] is index:
         depth = constant_value(node.inputs[1])
         return int(depth.item()) if depth is not None else None

@@ -12,17 +12,31 @@ from turbo_onnx.runtime.library import library_path
 
 if TYPE_CHECKING:
     from turbo_onnx.runtime.arena import ArenaStats, arena_stats, trim
+    from turbo_onnx.runtime.cost import CostModel
     from turbo_onnx.runtime.peak import peak_bytes
+    from turbo_onnx.runtime.scheduling import schedule
     from turbo_onnx.runtime.session import InferenceSession, register
 
-__all__ = ["ArenaStats", "InferenceSession", "arena_stats", "library_path", "peak_bytes", "register", "trim"]
+__all__ = [
+    "ArenaStats",
+    "CostModel",
+    "InferenceSession",
+    "arena_stats",
+    "library_path",
+    "peak_bytes",
+    "register",
+    "schedule",
+    "trim",
+]
 
 _HOMES = {
     "ArenaStats": "arena",
+    "CostModel": "cost",
     "InferenceSession": "session",
     "arena_stats": "arena",
     "peak_bytes": "peak",
     "register": "session",
+    "schedule": "scheduling",
     "trim": "arena",
 }
 

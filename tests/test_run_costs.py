@@ -1,0 +1,85 @@
+"""What runs of real models take is measured, and explained by what they compute."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import turbo_onnx
+from tests.command_line import Run, runner
+from tests.corpus import graphs
+from turbo_onnx import run_costs
+from turbo_onnx.errors import InputError
+from turbo_onnx.run_costs import measure_cost
+from turbo_onnx.verify_inputs import Recipe
+
+GRAPHS = {graph.name: graph for graph in graphs()}
+FEW = (Recipe("one", 1, 5, "full", 0), Recipe("some", 3, 9, "mixed", 0))
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    path = tmp_path / "encoder.onnx"
+    onnx.save(GRAPHS["bert-tiny__ts17"].load(), path)
+    return path
+
+
+@pytest.fixture
+def cost(capsys) -> Run:
+    return runner(capsys, "cost")
+
+
+def test_runs_are_described_by_the_lengths_of_their_real_tokens(encoder):
+    measured = measure_cost(encoder, batches=FEW, rounds=1, threads=1)
+    one, some = measured.runs
+    assert one == (5,)
+    assert len(some) == 3
+    assert some[0] == 9
+    assert some[-1] == 1
+    assert all(time > 0 for time in measured.runs.values())
+    assert measured.cost.milliseconds(one) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["bert-tiny__ts17", "bert-tiny-noMask__ts17", "gpt2-tiny__ts17", "modernbert-tiny__ts17"]
+)
+def test_inputs_are_made_for_optimized_models_too(name, tmp_path):
+    path = tmp_path / "optimized.onnx"
+    turbo_onnx.optimize(GRAPHS[name].load(), output=path, verify=False, skip_passes=["plan-memory"])
+    assert len(measure_cost(path, batches=FEW, rounds=1).runs) == len(FEW)
+
+
+def test_batches_that_the_model_does_not_take_are_left_out_and_named(encoder):
+    too_long = Recipe("too long", 1, 100_000, "full", 0)
+    measured = measure_cost(encoder, batches=(*FEW, too_long), rounds=1)
+    assert len(measured.runs) == len(FEW)
+    (why,) = measured.skipped
+    assert why.startswith("too long: ")
+
+
+def test_a_model_that_runs_on_no_batch_is_refused(encoder):
+    with pytest.raises(InputError, match=r"encoder\.onnx: it runs on none of the batches"):
+        measure_cost(encoder, batches=(Recipe("too long", 1, 100_000, "full", 0),), rounds=1)
+
+
+def test_the_command_prints_runs_and_writes_prices(encoder, tmp_path, monkeypatch, cost):
+    monkeypatch.setattr(run_costs, "BATCHES", FEW)
+    file = tmp_path / "cost.json"
+    found = cost(encoder, "-o", file, "--threads", "1")
+    assert found.code == 0, found.err
+    assert "by the cost model" in found.out
+    assert "Milliseconds: " in found.out
+    prices = json.loads(file.read_text())["milliseconds"]
+    assert set(prices) == {"run", "token", "token_pair", "position", "position_pair"}
+    restored = turbo_onnx.CostModel.from_json(file.read_text())
+    assert np.isfinite(restored.milliseconds([3, 4]))
+
+
+def test_the_command_refuses_to_write_over_the_model(encoder, cost):
+    before = encoder.read_bytes()
+    found = cost(encoder, "-o", encoder)
+    assert found.code == 2
+    assert encoder.read_bytes() == before
