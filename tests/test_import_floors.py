@@ -20,7 +20,17 @@ FLOORS = (
     ),
     ("passes",),
     (
-        *("options", "padding_mask", "verify_inputs", "counted", "verify", "calibration", "emulation", "own_precision"),
+        *(
+            "options",
+            "padding_mask",
+            "verify_inputs",
+            "counted",
+            "tolerances",
+            "verify",
+            "calibration",
+            "emulation",
+            "own_precision",
+        ),
         *("report", "report_text", "work", "recording", "allocation_names", "sequences", "planning"),
     ),
     ("pipeline",),

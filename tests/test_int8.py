@@ -28,7 +28,8 @@ from turbo_onnx.options import Options
 from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.quantize_linear import SMALLEST
 from turbo_onnx.report_text import headline, to_text
-from turbo_onnx.verify import COARSE_TOLERANCES, Tolerance, Verification, difference_of, verify
+from turbo_onnx.tolerances import COARSE_TOLERANCES, Tolerance, difference_of
+from turbo_onnx.verify import Verification, verify
 from turbo_onnx.verify_inputs import describe
 
 LAYERS = {

@@ -35,16 +35,8 @@ from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.precision import HALF_TYPES, Precision
 from turbo_onnx.report_text import headline
 from turbo_onnx.sessions import open_session
-from turbo_onnx.verify import (
-    COARSE_TOLERANCES,
-    Case,
-    Tolerance,
-    Verification,
-    deviation,
-    deviations_of,
-    difference_of,
-    verify,
-)
+from turbo_onnx.tolerances import COARSE_TOLERANCES, Tolerance, deviation, difference_of
+from turbo_onnx.verify import Case, Verification, deviations_of, verify
 from turbo_onnx.verify_inputs import InputSpec, describe
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no compiler for CUDA kernels")

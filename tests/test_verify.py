@@ -18,7 +18,8 @@ from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.model import Model
 from turbo_onnx.sessions import open_session
-from turbo_onnx.verify import TOLERANCES, Verification, difference_of, load_cases, require, verify
+from turbo_onnx.tolerances import TOLERANCES, difference_of
+from turbo_onnx.verify import Verification, load_cases, require, verify
 from turbo_onnx.verify_inputs import RECIPES, InputSpec, describe, layouts, make, token_mask
 
 ENCODER = describe(Model.from_proto(encoder()))

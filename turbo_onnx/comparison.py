@@ -14,7 +14,8 @@ from turbo_onnx.padding_mask import computed_mask
 from turbo_onnx.precision import PRECISIONS
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
-from turbo_onnx.verify import TOLERANCES, Tolerance, Verification, load_cases, verify
+from turbo_onnx.tolerances import TOLERANCES, Tolerance
+from turbo_onnx.verify import Verification, load_cases, verify
 from turbo_onnx.verify_inputs import Feed, describe, with_binary_inputs
 
 
