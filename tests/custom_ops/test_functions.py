@@ -10,6 +10,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
+from tests.custom_ops.single_node import Case, assert_equal, by_definition
+from turbo_onnx import runtime
 from turbo_onnx.custom_ops import SPECS, functions, spec
 from turbo_onnx.custom_ops.specification import DOMAIN
 
@@ -87,13 +89,15 @@ def test_nodes_inside_branches_have_functions_too() -> None:
     assert not result.any()
 
 
-def test_refuses_more_forms_than_there_are_names() -> None:
-    nodes = [
-        helper.make_node("VarlenAttention", ["x"], [f"y{heads}"], domain=DOMAIN, num_heads=heads, scale=1.0)
-        for heads in range(1, spec("VarlenAttention").forms + 2)
-    ]
-    with pytest.raises(ValueError, match="VarlenAttention in more than 6 forms"):
-        gelus(*nodes)
+def test_forms_beyond_the_names_of_the_library_run_by_their_functions() -> None:
+    model = gelus(gelu("a", ["x", "bias"]), gelu("b", ["x"]), gelu("c", ["x"], approximate="tanh"))
+    assert [function.name for function in model.functions] == ["BiasGelu", "BiasGelu_2", "BiasGelu_3"]
+    assert spec("BiasGelu").forms == 2
+    x = np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4)
+    found = runtime.InferenceSession(model.SerializeToString()).run(None, {"x": x, "bias": np.zeros(4, np.float32)})
+    by_tanh = Case("BiasGelu", [x], {"approximate": "tanh"})
+    assert_equal([found[2]], by_tanh.expected())
+    assert_equal([found[1]], by_definition(Case("BiasGelu", [x])))
 
 
 def test_refuses_a_node_without_a_required_attribute() -> None:

@@ -4,8 +4,9 @@ A function body cannot ask whether an optional input is there, nor compare a str
 body is made for one *form* of the operator: which operands the node has, and the values of its integer and string
 attributes. Float attributes stay references. A model may use one operator in several forms. ONNX has overloads for
 that, but ONNX Runtime 1.20 does not look at them (it runs the wrong body), and neither does onnx's reference evaluator.
-So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on up to the `forms` of
-its specification; the library registers every operator under all of its names, with one kernel.
+So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on. The library registers
+every operator under as many names as its specification has `forms`, with one kernel; who goes by a later one runs by
+its function.
 
 A function is in the domain of its nodes. Where they carry compiled kernels, it has one more input and never reads it.
 """
@@ -19,7 +20,6 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
 
 from turbo_onnx.custom_ops.specification import (
-    BODY_DOMAIN,
     CUDA_DOMAIN,
     DOMAIN,
     DOMAIN_VERSION,
@@ -101,8 +101,7 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
 
     Raises:
         KeyError: a node of one of our domains is no operator of ours.
-        ValueError: a node lacks a required attribute, or one operator is used in more forms than it has names, outside
-            of the domain of nodes that run by their bodies.
+        ValueError: a node lacks a required attribute.
     """
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     kept = [function for function in proto.functions if not is_ours(function.domain)]
@@ -116,8 +115,6 @@ def attach(proto: ModelProto, specs: Mapping[str, OperatorSpec]) -> None:
         use = (node.domain, name, form(spec, node.input, node.output, attributes))
         if use not in numbers:
             number = 1 + sum(1 for *other, _ in numbers if other == [node.domain, name])
-            if number > spec.forms and node.domain != BODY_DOMAIN:
-                raise ValueError(f"the model uses {name} in more than {spec.forms} forms")
             numbers[use] = number
             function = spec.body(opset, use[-1][0], attributes)
             function.name = alias(name, number)
