@@ -4,9 +4,9 @@ A function body cannot ask whether an optional input is there, nor compare a str
 body is made for one *form* of the operator: which operands the node has, and the values of its integer and string
 attributes. Float attributes stay references. A model may use one operator in several forms. ONNX has overloads for
 that, but ONNX Runtime 1.20 does not look at them (it runs the wrong body), and neither does onnx's reference evaluator.
-So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on. The library registers
-every operator under as many names as its specification has `forms`, with one kernel; who goes by a later one runs by
-its function.
+So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on. The library
+registers every operator under as many names as its specification has `forms`, with one kernel; what goes by a later one
+runs by its function.
 
 A function is in the domain of its nodes. Where they carry compiled kernels, it has one more input and never reads it.
 """
