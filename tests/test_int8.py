@@ -233,7 +233,8 @@ def test_from_option_to_artifact_and_back(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.report.to_dict()["precision"] == {"type": "int8", "original": "fp32", "int8_layers": 2}
     properties = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
     assert json.loads(properties["turbo_onnx.options"])["precision"] == "int8"
-    assert inspect(target).to_json()
+    assert inspect(target).precision == "int8"
+    assert inspect(source).precision == "fp32"
 
     compared = compare_files(source, target)
     assert compared.ok

@@ -65,6 +65,12 @@ def test_a_model_that_runs_on_no_batch_is_refused(encoder):
         measure_cost(encoder, batches=(Recipe("too long", 1, 100_000, "full", 0),), rounds=1)
 
 
+@pytest.mark.parametrize("threads", [0, 100_000])
+def test_more_threads_than_cores_are_refused_before_anything_runs(encoder, threads):
+    with pytest.raises(InputError, match=rf"{threads} threads cannot compute at once on the \d+ cores of this machine"):
+        measure_cost(encoder, threads=threads)
+
+
 def test_the_command_prints_runs_and_writes_prices(encoder, tmp_path, monkeypatch, cost):
     monkeypatch.setattr(run_costs, "BATCHES", FEW)
     file = tmp_path / "cost.json"

@@ -278,7 +278,7 @@ def plan(
 @cli.command()
 @click.argument("model", type=_MODEL)
 @click.option("-o", "--output", type=_MODEL, metavar="FILE", help="Write the prices there, as JSON.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="To compute with; by default ONNX Runtime's.")
+@click.option("--threads", type=int, metavar="N", help="To compute with; by default ONNX Runtime's.")
 def cost(model: Path, output: Path | None, threads: int | None) -> None:
     """Measure what runs take on this machine's CPU, by the lengths of their sequences."""
     from turbo_onnx import run_costs

@@ -42,7 +42,7 @@ class Inspection:
         opset, ir_version, producer: as the file says.
         parameters: elements of all initializers.
         inputs, outputs: name, type and dimensions.
-        precision: what most of its products compute in: fp32, fp16 or bf16.
+        precision: what most of its products compute in: fp32, fp16, bf16 or int8.
         ops: how many nodes of each operator.
         optimized_by: the version of this tool that made it, or None.
         kernels: count, bytes and architectures of the compiled kernels in it, or None.
@@ -106,11 +106,17 @@ def inspect(path: Path) -> Inspection:
         parameters=sum(int(np.prod(constant.shape)) for constant in weights if constant is not archive),
         inputs=inputs,
         outputs=outputs,
-        precision=own_precision(model),
+        precision=_precision(model),
         ops=pipeline.operator_counts(model),
         optimized_by=artifact.version if artifact is not None else None,
         kernels=None if archive is None else _kernels_of(archive, str(path)),
     )
+
+
+def _precision(model: Model) -> Precision:
+    names = [node.op for node in model.graph.nodes]
+    integers = sum(names.count(product) for product in ("MatMulInteger", "QLinearMatMul"))
+    return "int8" if integers > names.count("MatMul") + names.count("Gemm") else own_precision(model)
 
 
 def _archive(model: Model) -> gs.Constant | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,12 @@ def measure_cost(
         progress: called with what is done next.
 
     Raises:
-        InputError: the model runs on none of the batches, or no inputs can be made for it.
+        InputError: the model runs on none of the batches, or no inputs can be made for it; or there are not as many
+            cores as threads.
     """
+    cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise InputError(f"{threads} threads cannot compute at once on the {cores} cores of this machine.")
     say = progress or (lambda _: None)
     say("read")
     path = Path(model)
