@@ -137,6 +137,28 @@ def test_a_mistake_exits_with_2_and_writes_nothing(run: Run, source: Path, argum
     assert list(source.parent.iterdir()) == [source]
 
 
+@pytest.mark.parametrize("option", ["--output", "--report"])
+def test_what_is_no_file_is_not_replaced_by_one(run: Run, source: Path, option: str) -> None:
+    pipe = source.parent / "pipe.txt"
+    os.mkfifo(pipe)
+    found = run("optimize", source, "--no-verify", option, pipe)
+    assert found.code == 2
+    assert found.err == f"turbo-onnx: {pipe}: it is no file, and would be replaced by one; name a file.\n"
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("command", [("optimize", "--dry-run", "--report"), ("cost", "-o"), ("plan", "--html")])
+def test_weights_beside_the_model_are_not_written_over(capsys, tmp_path: Path, command: tuple[str, ...]) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(encoder(), model, save_as_external_data=True, location="model.data", size_threshold=0)
+    before = (tmp_path / "model.data").read_bytes()
+    name, *options = command
+    found = runner(capsys, name)(model, *options, tmp_path / "model.data")
+    assert found.code == 2
+    assert "would overwrite the model" in found.err
+    assert (tmp_path / "model.data").read_bytes() == before
+
+
 def test_an_optimized_model_is_not_optimized_again(run: Run, source: Path) -> None:
     run("optimize", source)
     found = run("optimize", source.with_name("model.turbo.onnx"))

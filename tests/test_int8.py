@@ -227,6 +227,14 @@ def test_inputs_of_the_callers_are_compared_in_both(tmp_path: Path) -> None:
     assert report.verify.cases == without.verify.cases + 1
 
 
+def test_an_artifact_in_which_nothing_was_quantized_is_not_said_to_be_in_8_bits(tmp_path: Path) -> None:
+    target = tmp_path / "plain.onnx"
+    report = turbo_onnx.optimize(layers(), output=target, precision="int8", skip_passes=["quantize-linear"]).report
+    assert report.precision["type"] == "fp32"
+    properties = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    assert json.loads(properties["turbo_onnx.options"])["precision"] == "fp32"
+
+
 def test_from_option_to_artifact_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = save(layers(), tmp_path / "m.onnx"), tmp_path / "int8.onnx"
     result = turbo_onnx.optimize(source, output=target, precision="int8")

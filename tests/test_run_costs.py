@@ -52,6 +52,29 @@ def test_inputs_are_made_for_optimized_models_too(name, tmp_path):
     assert len(measure_cost(path, batches=FEW, rounds=1).runs) == len(FEW)
 
 
+def test_a_model_without_ids_is_described_by_the_sizes_of_what_it_was_fed(tmp_path):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[2,7,4] x) => (float[2,7,4] y) { y = Neg(x) }'
+    path = tmp_path / "fixed.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    assert list(measure_cost(path, batches=FEW, rounds=1).runs) == [(7, 7)]
+
+
+@pytest.mark.parametrize("nothing", [{"rounds": 0}, {"batches": ()}])
+def test_something_must_be_run(encoder, nothing):
+    with pytest.raises(InputError, match="something must be run"):
+        measure_cost(encoder, **nothing)
+
+
+def test_integers_that_are_no_mask_do_not_hide_how_long_sequences_are(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (int64[B,S] position_ids, float[B,S] attention_mask) => (float[B,S] y) {
+            p = Cast<to = 1>(position_ids) y = Mul(p, attention_mask)
+        }"""
+    path = tmp_path / "positions.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    assert [len(lengths) for lengths in measure_cost(path, batches=FEW, rounds=1).runs] == [1, 3]
+
+
 def test_batches_that_the_model_does_not_take_are_left_out_and_named(encoder):
     too_long = Recipe("too long", 1, 100_000, "full", 0)
     measured = measure_cost(encoder, batches=(*FEW, too_long), rounds=1)

@@ -32,7 +32,7 @@ def compare_files(
     """Run both models on ragged inputs and compare their outputs.
 
     Where `after` says that padding was removed from it, only rows of real tokens are compared; where it says that it
-    computes in half precision, or `before` does, the tolerance is that of its type.
+    computes in half precision or 8-bit integers, or `before` does, the tolerance is that of its type.
 
     Args:
         before: the reference.

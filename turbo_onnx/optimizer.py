@@ -120,8 +120,8 @@ def optimize(
         external: keep weights of 1 KiB and more in `OUTPUT.data`; None: only over 2 GB.
         target: what the result will run on: "cpu", or "cuda", for which kernels are compiled and stored in it;
             "cuda:sm_80,sm_90" says for which architectures.
-        precision: what to compute in, as far as the result allows it: "fp32", "fp16" or "bf16"; None: for GPUs what the
-            model computes in itself, for the CPU float32.
+        precision: what to compute in, as far as the result allows it: "fp32", for GPUs "fp16" or "bf16", for the CPU
+            "int8"; None: for GPUs what the model computes in itself, for the CPU float32.
         tuning: a file of `turbo-onnx autotune`: how kernels run fastest on the GPUs that it was run on.
         checks: check the graph after every pass (slow; for development).
         progress: called with what is done next.
@@ -189,7 +189,7 @@ def optimize(
             loaded.write(folder, name, external)
             if verify:
                 say("verify")
-                reached = coarsest(coarsest_type, options.precision or "fp32")
+                reached = coarsest(coarsest_type, report.precision["type"])
                 report.verify = _verify(loaded, folder / name, specs, report, cases, reached, options)
                 hint = "; --precision fp32 keeps its numbers" if options.precision == "int8" else ""
                 require(report.verify, report.model, hint)
@@ -358,5 +358,6 @@ def _record(model: Model, options: Options, report: Report) -> None:
         facts |= {"mask_input": report.facts.get("mask_input"), "first_token_pooling": report.first_token_pooling}
     if report.facts.get("half_precision_kept"):
         facts["half_precision_kept"] = report.facts["half_precision_kept"]
-    artifact = Artifact(__version__, model.origin.digest(), options.recorded(), facts=facts)
+    recorded = options.recorded() | {"precision": report.precision["type"]}
+    artifact = Artifact(__version__, model.origin.digest(), recorded, facts=facts)
     model.set_metadata(artifact.properties())

@@ -1,7 +1,7 @@
 """The stages, as ordered lists of passes, and how they are run.
 
 To add a pass, import it and put it into its stage; nothing registers itself. Passes run in the order of the lists, and
-shapes are inferred anew before each, so that no pass sees what another left stale.
+shapes are inferred anew before each that follows a change, so that no pass sees what another left stale.
 """
 
 from __future__ import annotations

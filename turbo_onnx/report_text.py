@@ -52,6 +52,8 @@ def _precision(report: Report) -> list[str]:
     precision = report.precision
     half, full = (precision.get(key, 0) for key in ("half_precision_nodes", "float32_nodes"))
     widened, kept = (precision.get(key, 0) for key in ("widened_nodes", "half_precision_kept"))
+    if precision.get("int8_layers") == 0:
+        return ["Precision: float32; no layer could be quantized."]
     if precision["type"] == "int8":
         layers = f"{precision['int8_layers']} layer{'' if precision['int8_layers'] == 1 else 's'}"
         return [f"Precision: products of 8-bit integers in {layers}{_noise(report)}; float32 elsewhere."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -82,12 +83,15 @@ def measure_cost(
         progress: called with what is done next.
 
     Raises:
-        InputError: the model runs on none of the batches, or no inputs can be made for it; or there are not as many
-            cores as threads.
+        InputError: the model runs on none of the batches, or no inputs can be made for it; there are not as many cores
+            as threads; or there is no round, or no batch.
     """
     cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise InputError(f"{threads} threads cannot compute at once on the {cores} cores of this machine.")
+    batches = BATCHES if batches is None else batches
+    if rounds < 1 or not batches:
+        raise InputError("something must be run, at least once, to measure what it costs.")
     say = progress or (lambda _: None)
     say("read")
     path = Path(model)
@@ -102,8 +106,8 @@ def measure_cost(
         raise InputError(f"{path}: it ran on none of the inputs that were made for it: {refusal}.")
     feeds: dict[tuple[int, ...], Feed] = {}
     skipped = []
-    for recipe in BATCHES if batches is None else batches:
-        feed = make(specs, recipe, *found, 0)
+    for recipe in batches:
+        feed = _with_one_mask(make(specs, recipe, *found, 0), specs)
         try:
             session.run(None, feed)
         except Exception as error:
@@ -124,12 +128,21 @@ def measure_cost(
     return Measured(fit(runs), runs, tuple(skipped))
 
 
+def _with_one_mask(feed: Feed, specs: Sequence[InputSpec]) -> Feed:
+    """The same inputs, but all masks [batch, length] say the same: which of them is read for padding is not known."""
+    masks = [spec for spec in specs if spec.kind == "mask" and len(spec.shape) == 2]
+    same = [spec for spec in masks if feed[spec.name].shape == feed[masks[0].name].shape]
+    return feed | {spec.name: feed[masks[0].name].astype(spec.dtype) for spec in same}
+
+
 def _lengths(feed: Feed, specs: Sequence[InputSpec], recipe: Recipe) -> tuple[int, ...]:
     """The lengths of a batch's sequences, the longest first: by its mask, if it has one."""
     mask = next((feed[spec.name] for spec in specs if spec.kind == "mask" and len(spec.shape) == 2), None)
     if mask is None:
-        ids = next((feed[spec.name] for spec in specs if spec.kind == "ids" and len(spec.shape) == 2), None)
-        shape = (recipe.batch, recipe.length) if ids is None else ids.shape
-        return (int(shape[1]),) * int(shape[0])
+        ids = (feed[spec.name] for spec in specs if spec.kind == "ids" and len(spec.shape) == 2)
+        others = (feed[spec.name] for spec in specs if len(spec.shape) >= 2)
+        first = next(itertools.chain(ids, others), None)
+        batch, length = (recipe.batch, recipe.length) if first is None else first.shape[:2]
+        return (int(length),) * int(batch)
     counted = np.count_nonzero(mask, axis=1)
     return tuple(sorted((int(n) for n in counted), reverse=True))

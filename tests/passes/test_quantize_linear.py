@@ -160,6 +160,14 @@ def test_what_else_follows_a_product_stays(nodes: str, left: str) -> None:
     check(model, {**LAYER, left: 1}, 2.0)
 
 
+def test_what_is_added_may_have_any_number_of_axes() -> None:
+    nodes = "p = MatMul(x, w) u = Reshape(a, shape) s = Add(p, u) y = ReduceSum<keepdims = 0>(s)"
+    text = f"g (float[B,S,{IN}] x, float[B,S,{OUT}] a, int64[R] shape) => (float y) {{{nodes}}}"
+    model = parse(graph(text), {"w": WEIGHT})
+    assert sentences(apply(QuantizeLinear("int8"), model)) == []
+    assert count(model) == {**LAYER, "Reshape": 1, "Add": 1, "ReduceSum": 1}
+
+
 def test_rows_without_a_batch() -> None:
     model = parse(graph(f"g (float[T,{IN}] x) => (float[T,{OUT}] y) {{y = MatMul(x, w)}}"), {"w": WEIGHT})
     x = X.reshape(-1, IN)

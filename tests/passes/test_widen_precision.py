@@ -134,6 +134,14 @@ def test_types_in_attributes_follow() -> None:
     assert normalization.attrs["stash_type"] == TensorProto.FLOAT
 
 
+def test_a_cast_like_where_nothing_is_widened_can_be_written() -> None:
+    _, model, report = widened(
+        "g (float16[N,4] x, float[4] k) => (float[N,4] y) { c = CastLike(x, k) y = Add(c, k) }", opset=19
+    )
+    assert report.applied
+    assert [node.op_type for node in model.to_proto().graph.node] == ["Cast", "Add"]
+
+
 def test_cast_like_becomes_a_cast() -> None:
     _, model, _ = widened("g (int64[N,4] n, float16[N,4] x) => (float16[N,4] y) { c = CastLike(n, x) y = Mul(c, x) }")
     assert "CastLike" not in operators(model)

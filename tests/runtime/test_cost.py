@@ -78,7 +78,7 @@ def test_times_that_say_nothing_are_refused(times):
         fit(times)
 
 
-@pytest.mark.parametrize("lengths", [[0], [3, -1], [1.5], [[1, 2]], ["a"]])
+@pytest.mark.parametrize("lengths", [[0], [3, -1], [1.5], [[1, 2]], [[1], [1, 2]], ["a"]])
 def test_lengths_must_be_positive_integers(lengths):
     with pytest.raises(InputError, match="a list of positive integers"):
         costs(run=1.0).milliseconds(lengths)
@@ -103,6 +103,8 @@ def test_json_is_read_as_it_was_written():
         ('{"version": 2, "milliseconds": {}}', "has version 2, and this is for 1"),
         (json.dumps({"version": 1, "milliseconds": dict.fromkeys(TERMS, -1.0)}), "must be finite, and not negative"),
         (json.dumps({"version": 1, "milliseconds": dict.fromkeys(TERMS, "x")}), "this is no cost model"),
+        (json.dumps({"version": 1, "milliseconds": dict.fromkeys(TERMS, 10**400)}), "this is no cost model"),
+        ("[" * 100_000, "this is no cost model"),
     ],
 )
 def test_other_json_is_refused(text, sentence):

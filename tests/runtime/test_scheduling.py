@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -94,10 +95,15 @@ def test_a_thousand_requests_are_scheduled():
     assert sorted(place for batch in batches for place in batch) == list(range(1000))
 
 
-@pytest.mark.parametrize("limit", [{"most_sequences": 0}, {"most_milliseconds": 0.0}, {"most_milliseconds": -1.0}])
+@pytest.mark.parametrize("limit", [{"most_sequences": 0}, {"most_milliseconds": 0.0}, {"most_milliseconds": math.nan}])
 def test_limits_must_be_positive(limit):
     with pytest.raises(InputError, match="limits of a batch must be positive"):
         schedule([1], CostModel(np.ones(5)), **limit)
+
+
+def test_a_batch_has_a_whole_number_of_sequences():
+    with pytest.raises(InputError, match="whole number of sequences"):
+        schedule([1, 2], CostModel(np.ones(5)), most_sequences=2.5)
 
 
 def test_lengths_must_be_positive_integers():

@@ -45,7 +45,7 @@ def linear(tensor: Tensor) -> Linear | None:
 
 def added_vector(tensor: Tensor) -> tuple[Tensor, gs.Constant] | None:
     """A tensor [..., N] and the constant vector whose sum this one is; None where it is no such sum."""
-    add = produced_by(tensor, "Add")
+    add = produced_by(tensor, "Add") if tensor.shape else None
     for x, vector in () if add is None else (add.inputs[::-1], add.inputs):
         if is_vector(vector, tensor.shape[-1]) and x.shape == tensor.shape:
             return x, vector

@@ -45,9 +45,11 @@ class QuantizeLinear(Pass):
         report = PassReport(self.name)
         if self.precision != "int8":
             return report
-        report.facts["precision"] = self.precision
         rewriting = _Rewriting(model)
-        for node in [node for node in model.graph.nodes if is_op(node, "MatMul")]:
+        for node in [node for node in model.graph.nodes if is_op(node, "MatMul", "Gemm")]:
+            if node.op == "Gemm":
+                report.rejected.append(Rejection(self.name, node.name, "only MatMul is quantized, and this is a Gemm"))
+                continue
             layer = linear(node.outputs[0])
             if layer is None:
                 continue
@@ -57,7 +59,7 @@ class QuantizeLinear(Pass):
             except Reject as reason:
                 report.rejected.append(Rejection(self.name, node.name, str(reason)))
         rewriting.finish()
-        report.facts["int8_layers"] = report.applied
+        report.facts |= {"int8_layers": report.applied, "precision": self.precision if report.applied else "fp32"}
         return report
 
 

@@ -27,6 +27,7 @@ from turbo_onnx.passes.fold_constants import FoldConstants
 from turbo_onnx.passes.half_decisions import Decisions
 from turbo_onnx.passes.widening_rules import RUNTIME_DOMAIN, RUNTIME_SMOOTH, TYPED_ATTRIBUTES, is_smooth, moves
 from turbo_onnx.precision import HalfType, half_type
+from turbo_onnx.serialization.exporting import element_type
 
 _FLOAT32 = np.dtype(np.float32)
 _ON_THE_WAY = ("Cast", "Identity", "Reshape", "Transpose")
@@ -43,14 +44,14 @@ class WidenPrecision(Pass):
         report = PassReport(self.name)
         if not any(half_type(tensor.dtype) for node in model.graph.nodes for tensor in (*node.inputs, *node.outputs)):
             return report
-        _learn_types(model)
+        others = _learn_types(model)
         widening = _Widening(model)
         if widening.nodes:
-            FoldConstants().run(model)
+            others += FoldConstants().run(model).applied
             shapes.infer(model)
             widening = _Widening(model)
             widening.run()
-        report.applied = len(widening.nodes)
+        report.applied = len(widening.nodes) or others
         report.rejected = [Rejection(self.name, node.name, why) for node, why in widening.decisions.why]
         report.facts["widened_nodes"] = len(widening.nodes)
         report.facts["half_precision_kept"] = sum(
@@ -59,23 +60,27 @@ class WidenPrecision(Pass):
         return report
 
 
-def _learn_types(model: Model) -> None:
-    """Give a type to results of known operators that inference has none for, and write CastLike as Cast.
+def _learn_types(model: Model) -> int:
+    """Give a type to results of known operators that inference has none for, and write CastLike as Cast: how often.
 
     Inference knows neither ONNX Runtime's own operators, nor those that it runs in more types than ONNX lists.
     """
-    found = False
+    found, casts = False, 0
     for node in model.graph.nodes:
         if is_op(node, "CastLike") and node.outputs[0].dtype is not None:
-            node.op, node.attrs = "Cast", {"to": node.outputs[0].dtype}
+            node.op, node.attrs = "Cast", {"to": element_type(node.outputs[0].dtype)}
             del node.inputs[1]
+            casts += 1
         dtype = _operand_type(node)
         for index in RUNTIME_SMOOTH.get(node.op, ()) if node.domain == RUNTIME_DOMAIN else (0,):
             if dtype is not None and index < len(node.outputs) and node.outputs[index].dtype is None:
                 node.outputs[index].dtype = dtype
                 found = True
+    if casts:
+        Editor(model.graph).remove_unused()
     if found:
         shapes.infer(model)
+    return casts
 
 
 def _operand_type(node: gs.Node) -> object:

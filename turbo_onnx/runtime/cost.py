@@ -63,7 +63,7 @@ class CostModel:
             if found["version"] != _VERSION:
                 raise InputError(f"the cost model has version {found['version']}, and this is for {_VERSION}.")
             prices = np.array([float(found["milliseconds"][term]) for term in TERMS])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"this is no cost model: {error}.") from None
         if not (np.isfinite(prices).all() and (prices >= 0).all()):
             raise InputError("this is no cost model: its prices must be finite, and not negative.")
@@ -85,7 +85,10 @@ def checked_lengths(lengths: Sequence[int]) -> Array:
     Raises:
         InputError: one is no positive integer.
     """
-    given = np.asarray(lengths)
+    try:
+        given = np.asarray(lengths)
+    except ValueError:  # lists of different lengths
+        given = np.zeros((0, 0))
     if given.ndim != 1 or (given.size and (given.dtype.kind not in "iu" or (given < 1).any())):
         raise InputError("the lengths of sequences must be a list of positive integers.")
     return given.astype(np.int64)

@@ -48,11 +48,13 @@ def schedule(
     """
     given = checked_lengths(lengths)
     for limit in (most_sequences, most_milliseconds):
-        if limit is not None and limit <= 0:
+        if limit is not None and not limit > 0:
             raise InputError("the limits of a batch must be positive.")
+    if most_sequences is not None and int(most_sequences) != most_sequences:
+        raise InputError("a batch has a whole number of sequences.")
     order = np.argsort(given, kind="stable")
     runs = _Runs(given[order], cost)
-    most = given.size if most_sequences is None else min(most_sequences, given.size)
+    most = given.size if most_sequences is None else min(int(most_sequences), given.size)
     total = np.zeros(given.size + 1)  # the least time for the first i
     first = np.zeros(given.size + 1, np.int64)  # where the last batch of that division begins
     for end in range(1, given.size + 1):

@@ -31,8 +31,11 @@ def staging(target: Path) -> Iterator[Path]:
     The files are complete on the disk before the first one is renamed.
 
     Raises:
-        OutputError: the folder cannot be written to, or the disk is full. Nothing has changed then.
+        OutputError: the target is a device or another thing that is no file, the folder cannot be written to, or the
+            disk is full. Nothing has changed then.
     """
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target}: it is no file, and would be replaced by one; name a file.")
     folder = target.parent
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=folder))
