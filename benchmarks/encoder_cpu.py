@@ -93,25 +93,28 @@ def check(original: ort.InferenceSession, optimized: ort.InferenceSession, batch
     return difference
 
 
+def run_all(encoder: ort.InferenceSession, batches: list[Batch]) -> Callable[[], None]:
+    """Something to call that runs the batches, one after the other."""
+
+    def call() -> None:
+        for batch in batches:
+            encoder.run(None, batch)
+
+    return call
+
+
 def measure(original: ort.InferenceSession, optimized: ort.InferenceSession, work: Workload, rounds: int) -> Any:
     """Times and ratios of one workload, as a record for the table and for JSON."""
     inputs = {entry.name for entry in original.get_inputs()}
     batch = {name: array for name, array in padded_batch(work.lengths, VOCABULARY).items() if name in inputs}
-
-    def run_all(groups: list[Batch]) -> Callable[[], None]:
-        def call() -> None:
-            for group in groups:
-                original.run(None, group)
-
-        return call
 
     sides: dict[str, Callable[[], object]] = {
         OPTIMIZED: lambda: optimized.run(None, batch),
         "padded": lambda: original.run(None, batch),
     }
     if work.ragged:
-        sides["single"] = run_all(sorted_groups(batch, 1))
-        sides["sorted4"] = run_all(sorted_groups(batch, 4))
+        sides["single"] = run_all(original, sorted_groups(batch, 1))
+        sides["sorted4"] = run_all(original, sorted_groups(batch, 4))
     difference = check(original, optimized, batch)
     seconds = alternate(sides, rounds)
     ratios = {name: ratio(times, seconds[OPTIMIZED]) for name, times in seconds.items() if name != OPTIMIZED}

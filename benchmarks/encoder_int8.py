@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
-from benchmarks.encoder_cpu import MODELS, VOCABULARY, WORKLOADS, Workload
+from benchmarks.encoder_cpu import MODELS, VOCABULARY, WORKLOADS, Workload, run_all
 from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import alternate, ratio
-from models.batches import Batch, padded_batch, sorted_groups
+from models.batches import padded_batch, sorted_groups
 
 OURS = "ours, int8"
 QUANTIZED = "quantized by ONNX Runtime"
@@ -72,10 +72,10 @@ def add_rows(table: Table, runs: Mapping[str, ort.InferenceSession], work: Workl
     batch = {name: array for name, array in padded_batch(work.lengths, VOCABULARY).items() if name in inputs}
     real = batch["attention_mask"] != 0
     outputs = {name: run.run(None, batch)[0][real] for name, run in runs.items()}
-    sides: dict[str, Callable[[], object]] = {name: _call(run, [batch]) for name, run in runs.items()}
+    sides: dict[str, Callable[[], object]] = {name: run_all(run, [batch]) for name, run in runs.items()}
     if work.ragged:
         for name in (EXPORTED, QUANTIZED):
-            sides[f"{name}, sorted by four"] = _call(runs[name], sorted_groups(batch, 4))
+            sides[f"{name}, sorted by four"] = run_all(runs[name], sorted_groups(batch, 4))
     seconds = alternate(sides, rounds)
     for name, times in seconds.items():
         exact = cosines(outputs[EXPORTED], outputs[name]) if name in (QUANTIZED, OURS) else None
@@ -86,14 +86,6 @@ def add_rows(table: Table, runs: Mapping[str, ort.InferenceSession], work: Workl
             "" if name == OURS else str(ratio(times, seconds[OURS])),
             "" if exact is None else f"{exact.min():.4f} / {exact.mean():.4f}",
         )
-
-
-def _call(run: ort.InferenceSession, groups: list[Batch]) -> Callable[[], None]:
-    def call() -> None:
-        for group in groups:
-            run.run(None, group)
-
-    return call
 
 
 @click.command()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
-from benchmarks.encoder_cpu import MODELS, VOCABULARY
+from benchmarks.encoder_cpu import MODELS, VOCABULARY, run_all
 from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import alternate, ratio
@@ -47,16 +46,6 @@ def fixed_groups(lengths: list[int], size: int) -> list[list[int]]:
     """Sorted by length, `size` at a time."""
     order = [int(place) for place in np.argsort(lengths, kind="stable")]
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def run_all(encoder: ort.InferenceSession, batches: list[Batch]) -> Callable[[], None]:
-    """Something that runs them one after the other."""
-
-    def call() -> None:
-        for batch in batches:
-            encoder.run(None, batch)
-
-    return call
 
 
 @click.command()
