@@ -43,6 +43,7 @@ constexpr size_t kLanes = 4;
 
 typedef float FloatLanes __attribute__((vector_size(kLanes * 4), may_alias));
 typedef int32_t IntLanes __attribute__((vector_size(kLanes * 4), may_alias));
+typedef uint32_t BitLanes __attribute__((vector_size(kLanes * 4), may_alias));  // for integers that may wrap around
 
 // kLanes floats. Arithmetic is IEEE, lane by lane.
 struct Vec {
@@ -315,7 +316,7 @@ TURBO_INLINE Vec exp_below_overflow(Vec x) {
   const __mmask16 kept = _mm512_cmp_ps_mask(x.v, Vec(kSmallestExponent).v, _CMP_NLT_UQ);
   return Vec(_mm512_maskz_scalef_ps(kept, e.p.v, e.n.v));
 #else
-  const Vec scale((FloatLanes)(((IntLanes)e.shifted.v << 23) + 0x3f800000));
+  const Vec scale((FloatLanes)(((BitLanes)e.shifted.v << 23) + 0x3f800000u));
   return select_less(x, Vec(kSmallestExponent), Vec(0.0f), e.p * scale);
 #endif
 }
@@ -327,10 +328,10 @@ TURBO_INLINE Vec exp(Vec x) {
   const __mmask16 kept = _mm512_cmp_ps_mask(x.v, Vec(kSmallestExponent).v, _CMP_NLT_UQ);
   return Vec(_mm512_maskz_scalef_ps(kept, e.p.v, e.n.v));
 #else
-  const IntLanes n = (IntLanes)e.shifted.v - 0x4b400000;  // 2^n may be out of range where p * 2^n is not: two factors
-  const IntLanes half = n >> 1;
-  const Vec first((FloatLanes)((half << 23) + 0x3f800000));
-  const Vec second((FloatLanes)(((n - half) << 23) + 0x3f800000));
+  const BitLanes n = (BitLanes)e.shifted.v - 0x4b400000u;  // 2^n may be out of range where p * 2^n is not: two factors
+  const BitLanes half = (BitLanes)((IntLanes)n >> 1);
+  const Vec first((FloatLanes)((half << 23) + 0x3f800000u));
+  const Vec second((FloatLanes)(((n - half) << 23) + 0x3f800000u));
   return select_less(x, Vec(kSmallestExponent), Vec(0.0f), e.p * first * second);
 #endif
 }

@@ -8,23 +8,23 @@ namespace turbo_onnx {
 namespace TURBO_ISA {
 namespace {
 
-TURBO_INLINE IntLanes load_integers(const int32_t* p) {
-  IntLanes r;
+TURBO_INLINE BitLanes load_integers(const int32_t* p) {
+  BitLanes r;
   std::memcpy(&r, p, sizeof(r));
   return r;
 }
 
 // The lanes beyond `count` are zero.
-TURBO_INLINE IntLanes load_integers(const int32_t* p, size_t count) {
-  IntLanes r{};
+TURBO_INLINE BitLanes load_integers(const int32_t* p, size_t count) {
+  BitLanes r{};
   std::memcpy(&r, p, count * sizeof(int32_t));
   return r;
 }
 
-TURBO_INLINE Vec as_floats(IntLanes whole) { return Vec(__builtin_convertvector(whole, FloatLanes)); }
+TURBO_INLINE Vec as_floats(BitLanes whole) { return Vec(__builtin_convertvector((IntLanes)whole, FloatLanes)); }
 
 template <bool kBiased, class Function>
-TURBO_INLINE void row(const int32_t* x, float scale, int32_t zero, QuantizedColumns columns, Function activation,
+TURBO_INLINE void row(const int32_t* x, float scale, uint32_t zero, QuantizedColumns columns, Function activation,
                       float* output, size_t width) {
   const Vec scales(scale);
   size_t i = 0;
