@@ -140,16 +140,16 @@ def _check_beside(path: Path, what: str, model: Path, output: Path | None) -> No
     if path.is_dir():
         raise OutputError(f"{path}: it is a folder; name a file for the {what}.")
     same_as_output = output is not None and path.absolute() == output.absolute()
-    if same_as_output or (path.exists() and any(path.samefile(file) for file in _files_of(model))):
+    if same_as_output or (path.exists() and _is_of(model, path)):
         raise OutputError(f"{path}: the {what} would overwrite the model; choose another file.")
 
 
-def _files_of(model: Path) -> list[Path]:
-    """The files that are there of a model, those with its weights too."""
+def _is_of(model: Path, path: Path) -> bool:
+    """Whether the path is one of the model's files; those with its weights are, too."""
     from turbo_onnx.serialization.reading import read
 
     origin = read(model, artifacts=True).origin
-    return [] if origin is None else [file for file in origin.files() if file.exists()]
+    return origin is not None and origin.file_at(path) is not None
 
 
 @cli.command()

@@ -213,11 +213,10 @@ def check_output(model: Model, path: Path) -> None:
         raise OutputError(f"{path}: it is a folder; name a file for the output.")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
-    inputs = model.origin.files() if model.origin is not None else []
     for written in (path, path.with_name(f"{path.name}.data")):
-        for file in inputs:
-            if written.exists() and file.exists() and written.samefile(file):
-                raise OutputError(f"{path}: writing it would overwrite the input {file}; choose another output.")
+        file = model.origin.file_at(written) if model.origin is not None else None
+        if file is not None:
+            raise OutputError(f"{path}: writing it would overwrite the input {file}; choose another output.")
 
 
 def pools_first_token(model: Model) -> bool:

@@ -58,6 +58,11 @@ class Origin:
         sources = (self.file, *self.external.sources.values())
         return [source.path for source in sources if source.path is not None]
 
+    def file_at(self, path: Path) -> Path | None:
+        """The file of the model that is found at the path, through links too; None where it is another, or none."""
+        there = [file for file in self.files() if file.exists()] if path.exists() else []
+        return next((file for file in there if path.samefile(file)), None)
+
 
 def read(source: str | Path | bytes | onnx.ModelProto, *, artifacts: bool = False) -> Model:
     """Open a model; its weights stay in the file.

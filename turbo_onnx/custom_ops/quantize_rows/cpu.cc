@@ -20,19 +20,14 @@ struct Range {
 TURBO_INLINE Range range_of(const float* x, size_t width) {
   const Vec zero(0.0f);
   Vec low = zero, high = zero, undefined = zero;
+  const auto include = [&](Vec some) {
+    low = min(low, some);
+    high = max(high, some);
+    undefined = fma(some, zero, undefined);
+  };
   size_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    const Vec some = load(x + i);
-    low = min(low, some);
-    high = max(high, some);
-    undefined = fma(some, zero, undefined);
-  }
-  if (i < width) {
-    const Vec some = load(x + i, width - i);
-    low = min(low, some);
-    high = max(high, some);
-    undefined = fma(some, zero, undefined);
-  }
+  for (; i + kLanes <= width; i += kLanes) include(load(x + i));
+  if (i < width) include(load(x + i, width - i));
   return {-hmax(-low), hmax(high), hsum(undefined)};
 }
 
