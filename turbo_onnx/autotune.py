@@ -25,8 +25,8 @@ from turbo_onnx.custom_ops.cuda.tuning import Choice, Tuning, candidates, choice
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant
 from turbo_onnx.custom_ops.specification import CUDA_DOMAIN
 from turbo_onnx.errors import InputError, PassError, Reject
-from turbo_onnx.graph import subgraphs
 from turbo_onnx.passes.embed_kernels import use_of
+from turbo_onnx.passes.limit_forms import ours
 from turbo_onnx.precision import Precision
 
 MARGIN = 0.03
@@ -152,7 +152,7 @@ def autotune(
         result = optimizer.optimize(
             path, target=targets.spell((capability,)), precision=precision, verify=False, packing="on"
         )
-        for use in _uses(result.optimized.graph):
+        for use in (use_of(node) for node in ours(result.optimized.graph) if node.domain == CUDA_DOMAIN):
             uses.setdefault(tuple(variant.key for variant in variants_of(use, capability)), use)
     found = list(tune(uses.values(), capability, DeviceBench(capability), progress))
     choices = {sm(capability): {one.key: one.chosen for one in found if one.chosen is not None}}
@@ -166,14 +166,6 @@ def _capability(device: nvidia.Device, target: str | None) -> int:
     if target is not None and targets.parse(target) != (device.capability,):
         raise InputError(f"target is '{target}', but the GPU here is {device}; leave the target out.")
     return device.capability
-
-
-def _uses(graph: object) -> Iterator[Use]:
-    for node in graph.nodes:  # type: ignore[attr-defined]  # graphsurgeon has no types
-        if node.domain == CUDA_DOMAIN:
-            yield use_of(node)
-        for subgraph in subgraphs(node):
-            yield from _uses(subgraph)
 
 
 @dataclass(frozen=True)

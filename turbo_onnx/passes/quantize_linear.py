@@ -112,7 +112,7 @@ class _Rewriting:
 
     def _quantized_rows(self, x: Tensor) -> list[gs.Variable]:
         if id(x) not in self._rows:
-            row = None if x.shape is None else [*x.shape[:-1], 1]
+            row = [*x.shape[:-1], 1]
             kinds = (("quantized", np.uint8, x.shape), ("scale", np.float32, row), ("zero_point", np.uint8, row))
             outputs = [self._edit.variable(f"{x.name}_{hint}", kind, shape) for hint, kind, shape in kinds]
             self._edit.node("QuantizeRows", [x], domain=DOMAIN, outputs=outputs)
