@@ -33,7 +33,7 @@ from turbo_onnx.verify import Verification, verify
 from turbo_onnx.verify_inputs import describe
 
 LAYERS = {
-    "bert-tiny__ts17": 8,  # two times: queries, keys and values; attention's output; up; down
+    "bert-tiny__ts17": 9,  # two times: queries, keys and values; attention's output; up; down; and the pooler
     "bert-tiny-noMask__ts17": 8,
     "llama-tiny__dy20": 11,
     "mpnet-tiny__ts17": 12,
@@ -61,7 +61,7 @@ def quantize(export: CorpusGraph) -> Quantized:
         plain = turbo_onnx.optimize(export.load(), verify=False, skip_passes=("plan-memory",))
         result = turbo_onnx.optimize(export.load(), precision="int8")
         artifact = result.model.SerializeToString()
-        return artifact, result.report.to_dict(), plain.report.to_dict(), weights(plain.model, "MatMul")
+        return artifact, result.report.to_dict(), plain.report.to_dict(), weights(plain.model, "MatMul", "Gemm")
 
     return Quantized(export, *shared.once(f"int8 {export.name}", make))
 
@@ -71,11 +71,16 @@ def quantized(request: pytest.FixtureRequest) -> Quantized:
     return quantize(request.param)
 
 
-def weights(model: onnx.ModelProto, operator: str) -> list[tuple[int, ...]]:
-    """The shapes of the constant weights of all nodes of that type, once for each node."""
+def weights(model: onnx.ModelProto, *operators: str) -> list[tuple[int, ...]]:
+    """The shapes [K, N] of the constant weights of all nodes of these types, once for each node."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    read = [node.input[1] for node in model.graph.node if node.op_type == operator]
-    return sorted(shapes[name] for name in read if len(shapes.get(name, ())) == 2)
+    read = [node for node in model.graph.node if node.op_type in operators and len(shapes.get(node.input[1], ())) == 2]
+    return sorted(shapes[node.input[1]][:: -1 if transposes(node) else 1] for node in read)
+
+
+def transposes(node: onnx.NodeProto) -> bool:
+    """Whether it is a Gemm whose weight is stored as its transpose."""
+    return any(attribute.name == "transB" and attribute.i == 1 for attribute in node.attribute)
 
 
 # -- real exports -----------------------------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def test_every_layer_with_a_constant_weight_is_quantized_and_nothing_else(quanti
     before = [shape for shape in quantized.plain_weights if min(shape) >= SMALLEST]
     proto = onnx.load_from_string(quantized.artifact)
     assert weights(proto, "MatMulInteger") == before
-    assert not [shape for shape in weights(proto, "MatMul") if min(shape) >= SMALLEST]
+    assert not [shape for shape in weights(proto, "MatMul", "Gemm") if min(shape) >= SMALLEST]
     precision = quantized.report["precision"]
     assert (precision["type"], precision["int8_layers"]) == ("int8", LAYERS[quantized.graph.name])
     assert len(before) == precision["int8_layers"]

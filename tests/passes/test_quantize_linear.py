@@ -5,50 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 import pytest
 
+from tests.passes.quantized_layers import (
+    BIAS,
+    DEQUANTIZE,
+    IN,
+    LAYER,
+    OUT,
+    QUANTIZE,
+    WEIGHT,
+    WEIGHTS,
+    X,
+    bound,
+    by_kernels,
+    end,
+    layer,
+    refused,
+)
 from tests.passes.support import apply, count, graph, normal, operators, parse, run, sentences
-from turbo_onnx import runtime
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.model import Model
 from turbo_onnx.passes import quantize_linear
 from turbo_onnx.passes.quantize_linear import QuantizeLinear
-from turbo_onnx.passes.quantized_weights import quantized
 
-IN, OUT = 40, 48
-WEIGHT, BIAS = 0.1 * normal(IN, OUT), normal(OUT, seed=1)
-X = normal(3, 5, IN, seed=2) * np.float32([[0.01], [1.0], [100.0], [1.0], [1.0]])
-WEIGHTS = {"w": WEIGHT, "bias": BIAS}
-QUANTIZE, DEQUANTIZE = f"{DOMAIN}.QuantizeRows", f"{DOMAIN}.DequantizeRows"
-LAYER = {QUANTIZE: 1, "MatMulInteger": 1, DEQUANTIZE: 1}
 STEEPEST = {"none": 1.0, "relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13}
 """How much farther apart than two numbers what the activation makes of them can be."""
-
-
-def layer(nodes: str, weights: Mapping[str, np.ndarray] = WEIGHTS, outputs: str = "y") -> Model:
-    results = ", ".join(f"float[B,S,{OUT}] {name}" for name in outputs.split())
-    return parse(graph(f"g (float[B,S,{IN}] x) => ({results}) {{{nodes}}}", opset=20), weights)
-
-
-def bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """How far a product of rounded numbers can be from that of the numbers: half a step of either, times the other.
-
-    And some roundings of float32 on top.
-    """
-    made = quantized(weight)
-    x, weight = x.astype(np.float64), weight.astype(np.float64)
-    step = (np.maximum(x.max(-1, keepdims=True), 0) - np.minimum(x.min(-1, keepdims=True), 0)) / 255
-    of_weights = np.abs(x).sum(-1, keepdims=True) * made.scale / 2
-    of_rows = 0.5001 * step * np.abs(made.integers * made.scale.astype(np.float64)).sum(0)
-    small: np.ndarray = 1e-5 * (1 + np.abs(x) @ np.abs(weight))
-    return of_weights + of_rows + small
-
-
-def by_kernels(model: Model, x: np.ndarray = X) -> list[np.ndarray]:
-    proto = model.to_proto()
-    del proto.functions[:]
-    return list(runtime.InferenceSession(proto.SerializeToString()).run(None, {"x": x}))
 
 
 def quantize(model: Model) -> list[str]:
@@ -70,11 +52,6 @@ def check(model: Model, expected: Mapping[str, int], steepest: float = 1.0, weig
         assert (old.dtype, old.shape) == (new.dtype, new.shape)
         assert (np.abs(new - old) <= allowed).all()
         assert (new != old).any()
-
-
-def end(model: Model) -> onnx.NodeProto:
-    (node,) = (node for node in model.graph.nodes if node.op == "DequantizeRows")
-    return node
 
 
 # -- what becomes one layer -------------------------------------------------------------------------------------------
@@ -256,17 +233,6 @@ def test_what_only_a_branch_adds_to_a_product_stays_in_the_branch(which: bool) -
 # -- what is left alone -----------------------------------------------------------------------------------------------
 
 
-def refused(body: str, weights: Mapping[str, np.ndarray]) -> list[str]:
-    model = parse(graph(body), weights)
-    nodes, stored = operators(model), model.to_proto().graph.initializer
-    report = apply(QuantizeLinear("int8"), model)
-    assert report.applied == 0
-    assert report.facts["int8_layers"] == 0
-    assert operators(model) == nodes
-    assert list(model.to_proto().graph.initializer) == list(stored)
-    return sentences(report)
-
-
 @pytest.mark.parametrize("shape", [(40, 31), (31, 40)])
 def test_a_small_weight(shape: tuple[int, int]) -> None:
     rows, columns = shape
@@ -310,15 +276,44 @@ def test_what_is_not_known_to_have_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "weights"),
+    ("body", "weights", "sentence"),
     [
-        ("g (float[B,40] x, float[40,48] w) => (float[B,48] y) {y = MatMul(x, w)}", {}),
-        ("g (float[48,B] x) => (float[40,B] y) {y = MatMul(w, x)}", {"w": WEIGHT}),
-        ("g (float[2,B,40] x) => (float[2,B,48] y) {y = MatMul(x, w)}", {"w": normal(2, IN, OUT)}),
+        (
+            "g (float[B,40] x, float[40,48] w) => (float[B,48] y) {y = MatMul(x, w)}",
+            {},
+            "both of its sides are computed",
+        ),
+        ("g (float[48,B] x) => (float[40,B] y) {y = MatMul(w, x)}", {"w": WEIGHT}, "its left side w is constant"),
+        (
+            "g (float[2,B,40] x) => (float[2,B,48] y) {y = MatMul(x, w)}",
+            {"w": normal(2, IN, OUT)},
+            "w has shape [2, 40, 48], and only matrices are quantized",
+        ),
+        (
+            "g (float[2,B,40] x) => (float[2,B,48] y) {t = Transpose<perm = [0, 2, 1]>(w) y = MatMul(x, t)}",
+            {"w": normal(2, OUT, IN)},
+            "w has shape [2, 48, 40], and only matrices are quantized",
+        ),
     ],
 )
-def test_a_product_with_no_constant_matrix_on_its_right(body: str, weights: Mapping[str, np.ndarray]) -> None:
-    assert refused(body, weights) == []
+def test_a_product_with_no_constant_matrix_on_its_right(
+    body: str, weights: Mapping[str, np.ndarray], sentence: str
+) -> None:
+    assert refused(body, weights) == [sentence]
+
+
+INSIDE = """
+    g (float[B,S,40] x, bool which) => (float[B,S,48] y) {
+      y = If(which) <
+        then_branch = yes () => (float[B,S,48] a) { a = MatMul(x, w) },
+        else_branch = no () => (float[B,S,48] b) { p = MatMul(x, w) b = Add(p, bias) }
+      >
+    }
+"""
+
+
+def test_products_inside_of_branches() -> None:
+    assert refused(INSIDE, WEIGHTS) == ["it is inside a branch or a loop, where nothing is rewritten"] * 2
 
 
 def test_float32_changes_nothing() -> None:

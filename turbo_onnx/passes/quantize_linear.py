@@ -3,7 +3,7 @@
 x @ W + b becomes DequantizeRows(MatMulInteger(QuantizeRows(x), W in 8 bits)), which adds the bias and applies the
 activation behind it: ONNX Runtime has the product, the rest is ours. Rows of x get a scale each, at run time, so that a
 token's numbers do not depend on other tokens, and columns of W a scale each here (`quantized_weights.py`). Everything
-else stays in float32.
+else stays in float32, and the report says of every other product why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
-from turbo_onnx.passes.linear import Linear, added_vector, linear
+from turbo_onnx.passes.constant_products import ConstantProduct, constant_product
+from turbo_onnx.passes.linear import added_vector
 from turbo_onnx.passes.quantized_weights import QuantizedWeight, quantized
 from turbo_onnx.precision import Precision
 
@@ -26,10 +27,11 @@ SMALLEST = 32
 """Rows or columns of a weight: less gains nothing, and a few logits should be exact."""
 LARGEST = 1 << 16
 """Rows of a weight: 255 · 128 times as much still fits into 32 bits."""
+INSIDE = "it is inside a branch or a loop, where nothing is rewritten"
 
 
 class QuantizeLinear(Pass):
-    """Every MatMul of float32 rows with a large enough constant weight multiplies 8-bit integers.
+    """Every product of float32 rows with a large enough constant weight multiplies 8-bit integers.
 
     Args:
         precision: "int8"; any other for a pass that does nothing.
@@ -46,21 +48,21 @@ class QuantizeLinear(Pass):
         if self.precision != "int8":
             return report
         rewriting = _Rewriting(model)
-        for node in [node for node in model.graph.nodes if is_op(node, "MatMul", "Gemm")]:
-            if node.op == "Gemm":
-                report.rejected.append(Rejection(self.name, node.name, "only MatMul is quantized, and this is a Gemm"))
-                continue
-            layer = linear(node.outputs[0])
-            if layer is None:
-                continue
+        for node in _products(model.graph):
             try:
-                rewriting.quantize(layer)
+                rewriting.quantize(constant_product(node))
                 report.applied += 1
             except Reject as reason:
                 report.rejected.append(Rejection(self.name, node.name, str(reason)))
+        for graph in model.graph.subgraphs(recursive=True):
+            report.rejected += [Rejection(self.name, node.name, INSIDE) for node in _products(graph)]
         rewriting.finish()
         report.facts |= {"int8_layers": report.applied, "precision": self.precision if report.applied else "fp32"}
         return report
+
+
+def _products(graph: gs.Graph) -> list[gs.Node]:
+    return [node for node in graph.nodes if is_op(node, "MatMul", "Gemm")]
 
 
 class _Rewriting:
@@ -70,24 +72,23 @@ class _Rewriting:
         self._edit = Editor(model.graph)
         self._outside_branches = {id(node) for node in model.graph.nodes}
         self._rows: dict[int, list[gs.Variable]] = {}
-        self._weights: dict[int, list[gs.Constant]] = {}
+        self._weights: dict[tuple[int, bool, float], list[gs.Constant]] = {}
 
-    def quantize(self, layer: Linear) -> None:
+    def quantize(self, layer: ConstantProduct) -> None:
         """Rewrite one layer.
 
         Raises:
             Reject: it gains nothing, or must not be done.
         """
         _check(layer)
+        weight, weight_scale, sums = self._quantized_weight(layer)
         rows, scale, zero_point = self._quantized_rows(layer.x)
-        weight, weight_scale, sums = self._quantized_weight(layer.weight)
-        shape = layer.product.shape
+        shape = layer.output.shape
         product = self._edit.node("MatMulInteger", [rows, weight], dtype=np.int32, shape=shape)
-        end = self._end(layer.product)
-        bias = None if end.bias is None else self._vector(end.bias)
+        end = self._end(layer)
         result = self._edit.node(
             "DequantizeRows",
-            [product, scale, zero_point, weight_scale, sums, bias],
+            [product, scale, zero_point, weight_scale, sums, self._vector(end)],
             attrs={"activation": end.activation},
             dtype=np.float32,
             shape=shape,
@@ -101,8 +102,8 @@ class _Rewriting:
             self._edit.remove_unused()
             self._edit.sort()
 
-    def _end(self, product: Tensor) -> _End:
-        end = _End(product)
+    def _end(self, layer: ConstantProduct) -> _End:
+        end = _End(layer.output, layer.bias, layer.beta)
         for follow in (_with_bias, _with_activation):
             readers = consumers(end.result)
             alone = len(readers) == 1 and id(readers[0]) in self._outside_branches
@@ -119,31 +120,34 @@ class _Rewriting:
             self._rows[id(x)] = outputs
         return self._rows[id(x)]
 
-    def _quantized_weight(self, weight: gs.Constant) -> list[gs.Constant]:
-        if id(weight) not in self._weights:
-            made: QuantizedWeight = quantized(weight.values)
+    def _quantized_weight(self, layer: ConstantProduct) -> list[gs.Constant]:
+        stored = layer.stored
+        key = id(stored), layer.transposed, layer.alpha
+        if key not in self._weights:
+            weight = layer.weight()
+            if not np.isfinite(weight).all():
+                raise Reject("{} has numbers that are not finite", stored.name)
+            made: QuantizedWeight = quantized(weight)
             parts = (("int8", made.integers), ("scale", made.scale), ("sums", made.column_sums))
-            self._weights[id(weight)] = [self._edit.constant(part, f"{weight.name}_{hint}") for hint, part in parts]
-        return self._weights[id(weight)]
+            self._weights[key] = [self._edit.constant(part, f"{stored.name}_{hint}") for hint, part in parts]
+        return self._weights[key]
 
-    def _vector(self, bias: gs.Constant) -> gs.Constant:
-        if len(bias.shape) == 1:
-            return bias
-        return self._edit.constant(bias.values.reshape(-1), f"{bias.name}_row")
+    def _vector(self, end: _End) -> gs.Constant | None:
+        if end.bias is None or (len(end.bias.shape) == 1 and end.beta == 1.0):
+            return end.bias
+        return self._edit.constant(np.float32(end.beta) * end.bias.values.reshape(-1), f"{end.bias.name}_row")
 
 
-def _check(layer: Linear) -> None:
-    x, weight = layer.x, layer.weight
+def _check(layer: ConstantProduct) -> None:
+    x, weight = layer.x, layer.stored
     if x.dtype != np.float32 or weight.dtype != np.float32:
         raise Reject("{} is {}, and only float32 is quantized", x.name, x.dtype)
     if not x.shape or len(x.shape) < 2:
         raise Reject("{} is not known to have rows", x.name)
-    if min(weight.shape) < SMALLEST:
+    if min(layer.shape) < SMALLEST:
         raise Reject("{} has shape {}, which is too small to gain anything", weight.name, list(weight.shape))
-    if weight.shape[0] > LARGEST:
-        raise Reject("{} has {} rows, whose products with bytes need more than 32 bits", weight.name, weight.shape[0])
-    if not np.isfinite(weight.values).all():
-        raise Reject("{} has numbers that are not finite", weight.name)
+    if layer.shape[0] > LARGEST:
+        raise Reject("{} has {} rows, whose products with bytes need more than 32 bits", weight.name, layer.shape[0])
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,12 @@ class _End:
 
     result: Tensor
     bias: gs.Constant | None = None
+    beta: float = 1.0
     activation: str = "none"
 
 
 def _with_bias(end: _End, reader: gs.Node) -> _End:
-    added = added_vector(reader.outputs[0]) if is_op(reader, "Add") else None
+    added = added_vector(reader.outputs[0]) if is_op(reader, "Add") and end.bias is None else None
     return _End(reader.outputs[0], added[1]) if added is not None and added[0] is end.result else end
 
 
@@ -169,4 +174,4 @@ def _with_activation(end: _End, reader: gs.Node) -> _End:
     if bias is not None and (end.bias is not None or not isinstance(bias, gs.Constant)):
         return end
     activation = "gelu_tanh" if reader.attrs.get("approximate", "none") == "tanh" else "gelu"
-    return _End(reader.outputs[0], end.bias if bias is None else bias, activation)
+    return replace(end, result=reader.outputs[0], bias=end.bias if bias is None else bias, activation=activation)
