@@ -15,6 +15,7 @@ from turbo_onnx.dims import (
     is_non_negative,
     parse,
     product,
+    solutions,
     symbol,
 )
 
@@ -128,3 +129,26 @@ def test_what_is_one_symbol_is_known_as_one() -> None:
         assert isinstance(other, Dim)
         assert other.name is None
     assert (seq * symbol("x") + 2).symbols == {"seq", "x"}
+
+
+@given(DIMS, SIZES)
+def test_solutions_make_the_difference_zero(difference: Dim | int, sizes: dict[str, int]) -> None:
+    for name, size in solutions(difference):
+        assert is_non_negative(size)
+        assert value(difference, sizes | {name: value(size, sizes)}) == 0
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        ("a + s - b - s", {"a": "b", "b": "a"}),
+        ("64*a - 64*b", {"a": "b", "b": "a"}),
+        ("t - a - s", {"t": "a + s"}),
+        ("a*h - b*h", {}),
+        ("2*a - b", {"b": "2*a"}),
+        ("a*a - a", {}),
+        ("a + 3", {}),
+    ],
+)
+def test_a_difference_of_zero_says_what_single_sizes_are(difference: str, expected: dict[str, str]) -> None:
+    assert {name: str(size) for name, size in solutions(parse(difference))} == expected

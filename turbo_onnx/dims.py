@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from math import gcd
 
 Monomial = tuple[str, ...]  # sorted symbols with repetition; () is the constant term
 DimLike = "Dim | int"
@@ -197,6 +198,24 @@ def is_non_negative(value: Dim | int) -> bool:
 def at_least(value: Dim | int, bound: Dim | int) -> bool:
     """Whether value ≥ bound is proven."""
     return is_non_negative(value - bound)
+
+
+def solutions(difference: Dim | int) -> list[tuple[str, Dim | int]]:
+    """What single symbols are where the difference is 0: those that are polynomials which are never negative.
+
+    Args:
+        difference: of two sizes that are equal.
+    """
+    terms = terms_of(difference)
+    divisor = gcd(*terms.values())
+    found: list[tuple[str, Dim | int]] = []
+    for monomial, coefficient in terms.items():
+        if len(monomial) != 1 or abs(coefficient) != divisor:
+            continue
+        rest = {other: -factor // coefficient for other, factor in terms.items() if other != monomial}
+        if all(factor > 0 and monomial[0] not in other for other, factor in rest.items()):
+            found.append((monomial[0], simplified(rest)))
+    return found
 
 
 def divide_exactly(value: Dim | int, divisor: Dim | int) -> Dim | int | None:

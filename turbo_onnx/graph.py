@@ -79,6 +79,21 @@ def mark_widened(constant: gs.Constant, half: HalfType) -> None:
     constant.half_type = half
 
 
+def remember_shape(tensor: gs.Variable, shape: Sequence[int | str]) -> None:
+    """Keep a shape that the graph proves as it is now, for when the nodes that prove it are gone.
+
+    Args:
+        tensor: always of this shape, whatever becomes of the graph.
+        shape: in sizes of the graph's inputs.
+    """
+    tensor.remembered_shape = list(shape)
+
+
+def remembered_shape(tensor: gs.Variable) -> list[int | str] | None:
+    """The shape that was remembered, if one was."""
+    return getattr(tensor, "remembered_shape", None)
+
+
 def integers(tensor: Tensor | None) -> list[int] | None:
     """The values of a constant 0-d or 1-d integer tensor as a list, else None."""
     value = constant_value(tensor)

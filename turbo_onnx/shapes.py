@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.dims import Dim, as_dim, as_item, symbol
-from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Shape, Tensor
+from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Shape, Tensor, remembered_shape
 from turbo_onnx.inference import computation, elementwise, movement, values
 from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule, Symbols
 from turbo_onnx.model import Model
@@ -100,11 +100,26 @@ def _facts(model: Model, inputs: Sequence[Shape], symbols: Symbols) -> Facts:
 
 
 def assumed_equal(model: Model) -> set[str]:
-    """The symbols that stand for sizes which the file names differently: one of those may be 1 where another is not.
+    """The symbols that stand for sizes which may differ: one of those may be 1 where another is not.
+
+    They are called differently in the file, and what the operators demand does not prove them equal.
 
     Args:
         model: after `infer`.
     """
+    if not _differently_named(model):
+        return set()
+    proven = infer_proven(model)
+    pairs = [
+        (as_dim(item), size)
+        for tensor in model.graph.inputs
+        for item, size in zip(tensor.shape or (), proven[tensor].shape or (), strict=True)
+    ]
+    return {name for dim, size in pairs if isinstance(dim, Dim) and dim != size for name in dim.symbols}
+
+
+def _differently_named(model: Model) -> bool:
+    """Whether a symbol stands for sizes that have different names in the file, or none."""
     names: dict[str, set[object]] = {}
     for tensor in model.graph.inputs:
         declared = model.declared_shapes.get(tensor.name) or []
@@ -113,7 +128,7 @@ def assumed_equal(model: Model) -> set[str]:
             for symbol_name in dim.symbols if isinstance(dim, Dim) else ():
                 own = name if isinstance(name, str) and name else (tensor.name, axis)
                 names.setdefault(symbol_name, set()).add(own)
-    return {symbol_name for symbol_name, declared in names.items() if len(declared) > 1}
+    return any(len(declared) > 1 for declared in names.values())
 
 
 def _walk(graph: gs.Graph, opset: int, symbols: Symbols, inputs: Sequence[Fact]) -> Facts:
@@ -124,8 +139,18 @@ def _walk(graph: gs.Graph, opset: int, symbols: Symbols, inputs: Sequence[Fact])
         operands = [None if isinstance(t, gs.Variable) and t.is_empty() else facts[t] for t in node.inputs]
         read = Reading(node, operands, opset, symbols)
         for tensor, fact in zip(node.outputs, _apply(read), strict=False):
+            _recall(tensor, fact, symbols)
             facts[tensor] = fact if fact.shape is not None else _keep_declared(tensor, fact)
     return facts
+
+
+def _recall(tensor: gs.Variable, fact: Fact, symbols: Symbols) -> None:
+    """Learn again what nodes that are gone said of the tensor's sizes, some of which may only be taken for equal."""
+    known = remembered_shape(tensor)
+    if known is None or fact.shape is None or symbols.strict:
+        return
+    for size, item in zip(fact.shape, known, strict=True):
+        symbols.unify(size, as_dim(item), certain=True)
 
 
 def _declared(tensor: gs.Variable, declared: Shape, name: str) -> Fact:
@@ -181,6 +206,8 @@ def _from_specification(read: Reading) -> list[Fact]:
     pairs = zip(spec.inputs, read.inputs, strict=False)
     askable = not any(operand.optional and fact is not None and fact.shape is None for operand, fact in pairs)
     shapes = spec.output_shapes(operands, attributes) if askable else (None,) * len(spec.outputs)
+    for one, other in spec.same_sizes(operands) if askable else ():
+        read.symbols.unify(one, other, certain=True)
     facts = []
     for operand, shape in zip(spec.outputs, shapes, strict=True):
         dtype = bound.get(operand.type) if operand.type in spec.types else np.dtype(numpy_name(operand.type))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from turbo_onnx.dims import product
+from turbo_onnx.dims import Dim, product
 from turbo_onnx.inference.reading import Dims, Fact, Reading, Rule
 from turbo_onnx.inference.values import elements
 
@@ -17,6 +17,7 @@ def _matmul(read: Reading) -> list[Fact]:
     rows = left[-2:-1] if len(left) > 1 else ()
     columns = right[-1:] if len(right) > 1 else ()
     batch = read.broadcast(left[:-2], right[:-2])
+    _contract(read, left[-1], right[-2:][0])
     return [Fact(dtype, None if batch is None else (*batch, *rows, *columns))]
 
 
@@ -25,7 +26,15 @@ def _gemm(read: Reading) -> list[Fact]:
     dtype = read.fact(0).dtype
     if left is None or right is None:
         return [Fact(dtype)]
-    return [Fact(dtype, (left[1 if read.attr("transA", 0) else 0], right[0 if read.attr("transB", 0) else 1]))]
+    inner, outer = (-2, -1) if read.attr("transA", 0) else (-1, -2)
+    contracted, columns = (-1, -2) if read.attr("transB", 0) else (-2, -1)
+    _contract(read, left[inner], right[contracted])
+    return [Fact(dtype, (left[outer], right[columns]))]
+
+
+def _contract(read: Reading, one: Dim | int, other: Dim | int) -> None:
+    """What a product sums over has one size in both operands, since a size of 1 is not broadcast there."""
+    read.symbols.unify(one, other, certain=True)
 
 
 def _reduced(read: Reading) -> Dims | None:
@@ -76,9 +85,11 @@ def _normalization(read: Reading) -> list[Fact]:
 
 
 def _raised_attention(read: Reading) -> list[Fact]:
-    query, value = read.shape(0), read.shape(2)
+    query, key, value = (read.shape(index) for index in range(3))
     if query is None or value is None:
         return [Fact(read.fact(0).dtype)]
+    if key is not None:
+        _contract(read, key[-2], value[-2])
     return [Fact(read.fact(0).dtype, (*query[:-1], value[-1]))]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.dims import Dim, symbol
+from turbo_onnx.dims import Dim, solutions, symbol
 from turbo_onnx.inference.values import Elements, Item, Value
 
 Dims = tuple[Dim | int, ...]
@@ -62,27 +62,29 @@ class Symbols:
         return dim
 
     def unify(self, a: Dim | int, b: Dim | int, *, certain: bool = False) -> Dim | int | None:
-        """Take two sizes for one and return it, or None where neither is a replaceable symbol.
+        """Take two sizes for one and return it, or None where no symbol can be replaced.
 
-        `certain` says that they cannot differ; otherwise one of them may be 1 at run time.
+        `certain` says that they cannot differ; otherwise one of them may be 1 at run time, and one must be a symbol.
         Made-up symbols give way to anything, inputs' symbols only to what inputs' symbols express, the one that was
         declared last first.
         """
         a, b = self.resolve(a), self.resolve(b)
         if a == b:
             return a
-        for old, new in sorted(((a, b), (b, a)), key=self._order, reverse=True):
-            name = old.name if isinstance(old, Dim) else None
-            if name is None or (isinstance(new, Dim) and name in new.symbols):
+        found = [(one.name, other) for one, other in ((a, b), (b, a)) if isinstance(one, Dim) and one.name is not None]
+        if certain:  # what is said of sums holds of their parts
+            found += solutions(a - b)
+        for name, new in sorted(found, key=lambda pair: self.inputs.get(pair[0], 1 << 30), reverse=True):
+            if isinstance(new, Dim) and name in new.symbols:
                 continue
             if not certain and not self._never_one_by_itself(name, new):
                 continue
             if name in self.inputs:
-                if not isinstance(new, Dim) or not new.symbols <= set(self.inputs):
+                if not isinstance(new, Dim) or not new.symbols <= self.inputs.keys():
                     continue
                 self.equalities.append(f"{name} = {new}")
             self.same[name] = new
-            return new
+            return self.resolve(a)
         return None
 
     def _never_one_by_itself(self, name: str, other: Dim | int) -> bool:
@@ -90,10 +92,6 @@ class Symbols:
         if name in self.inputs:
             return not self.strict and (not isinstance(other, Dim) or other.symbols <= self.inputs.keys())
         return name in self.limits and self.resolve(self.limits[name]) == other
-
-    def _order(self, pair: tuple[Dim | int, Dim | int]) -> int:
-        name = pair[0].name if isinstance(pair[0], Dim) else None
-        return -1 if name is None else self.inputs.get(name, 1 << 30)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from turbo_onnx.model import Model
 
 
 class ProvenShapes:
-    """The shapes of one graph's tensors, as far as the file's own names for sizes prove them.
+    """The shapes of one graph's tensors, as far as names in the file and demands of operators prove them.
 
     Args:
         model: with inferred shapes, before anything is rewritten.

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
 from turbo_onnx.dims import Dim, as_dim, as_item
-from turbo_onnx.graph import Editor, Tensor, is_op, produced_by
+from turbo_onnx.graph import Editor, Tensor, is_op, produced_by, remember_shape
 from turbo_onnx.inference.movement import is_iota
 from turbo_onnx.inference.reading import Dims
 from turbo_onnx.inference.values import Affine, Stack
@@ -45,10 +45,20 @@ class RemoveArangeGathers(Pass):
                 continue
             if replacement is not None:
                 edit.replace(node.outputs[0], replacement)
+                _remember(replacement, facts[node.outputs[0]].shape, facts)
                 report.applied += 1
         edit.remove_unused()
         edit.sort()
         return report
+
+
+def _remember(view: Tensor, shape: Dims | None, facts: shapes.Facts) -> None:
+    """The indices say how long the data's axes are. Where nothing else does, nobody would know without the gather."""
+    named = facts.symbols.inputs.keys()
+    if not isinstance(view, gs.Variable) or shape is None:
+        return
+    if all(size.symbols <= named for size in shape if isinstance(size, Dim)):
+        remember_shape(view, [as_item(size) for size in shape])
 
 
 def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx
 
 from turbo_onnx.custom_ops.bodies import function
-from turbo_onnx.custom_ops.specification import Attribute, Attributes, Dims, Operand, OperatorSpec
+from turbo_onnx.custom_ops.specification import Attribute, Attributes, Dim, Dims, Operand, OperatorSpec
 from turbo_onnx.custom_ops.varlen_attention.body import body_text
 from turbo_onnx.custom_ops.varlen_attention.reference import reference
 from turbo_onnx.custom_ops.varlen_attention.window import key_heads
@@ -86,6 +86,12 @@ def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tup
     return ((*query[:-1], width),)
 
 
+def _same_sizes(shapes: Sequence[Dims | None]) -> list[tuple[Dim, Dim]]:
+    """Of keys and values: all but the widths."""
+    key, value = shapes[1:3]
+    return [] if key is None or value is None else list(zip(key[:-1], value[:-1], strict=True))
+
+
 SPEC = OperatorSpec(
     name="VarlenAttention",
     doc=(
@@ -104,5 +110,6 @@ SPEC = OperatorSpec(
     body=_body,
     reference=reference,
     output_shapes=_output_shapes,
+    same_sizes=_same_sizes,
     forms=6,
 )

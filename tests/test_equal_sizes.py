@@ -1,0 +1,137 @@
+"""Sizes that a model could not run without being equal are one size, whatever the file calls them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from tests.passes.support import equivalent, graph, normal, parse
+from turbo_onnx import pipeline, shapes
+from turbo_onnx.custom_ops.specification import DOMAIN
+from turbo_onnx.model import Model
+from turbo_onnx.options import Options
+from turbo_onnx.sessions import library_available, open_session
+
+DEMANDS = {
+    "a product": ("float[B,S,K] a, float[B,V,D] b", "y = MatMul(a, b)", {"V": "K"}),
+    "a product of vectors": ("float[K] a, float[V] b", "y = MatMul(a, b)", {"V": "K"}),
+    "a product of sums": (
+        "float[B,K,4] a, float[B,N,4] n, float[B,V,4] b",
+        "left = Concat<axis = 1>(a, n) t = Transpose<perm = [0, 2, 1]>(left) right = Concat<axis = 1>(b, n) "
+        "y = MatMul(t, right)",
+        {"V": "K"},
+    ),
+    "a product with what it is joined of": (
+        "float[S,T] a, float[K,4] b, float[N,4] n",
+        "right = Concat<axis = 0>(b, n) y = MatMul(a, right)",
+        {"T": "K + N"},
+    ),
+    "a linear layer": ("float[S,K] a, float[V,D] b", "y = Gemm(a, b)", {"V": "K"}),
+    "a transposed linear layer": ("float[K,S] a, float[D,V] b", "y = Gemm<transA = 1, transB = 1>(a, b)", {"V": "K"}),
+    "other axes of what is joined": ("float[B,K] a, float[C,L] b", "y = Concat<axis = 1>(a, b)", {"C": "B"}),
+}
+
+
+def inferred(inputs: str, nodes: str) -> Model:
+    proto = onnx.parser.parse_graph(f"g ({inputs}) => (y) {{ {nodes} }}")
+    return Model.from_proto(onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", 17)]))
+
+
+@pytest.mark.parametrize("name", DEMANDS)
+def test_what_an_operator_demands_is_known(name: str) -> None:
+    inputs, nodes, equal = DEMANDS[name]
+    model = inferred(inputs, nodes)
+    for facts in (shapes.infer_proven(model), shapes.infer(model)):
+        assert facts.symbols.equalities == [f"{one} = {other}" for one, other in equal.items()]
+    assert not set(equal) & {size for tensor in model.graph.inputs for size in tensor.shape}
+    assert shapes.assumed_equal(model) == set()
+
+
+NOT_DEMANDED = {
+    "what is broadcast": ("float[B,S] a, float[C,S] b", "y = Add(a, b)"),
+    "batches of products, which are broadcast": ("float[B,S,4] a, float[C,4,S] b", "y = MatMul(a, b)"),
+    "the axis of what is joined": ("float[B,K] a, float[B,L] b", "y = Concat<axis = 1>(a, b)"),
+    "factors, one of which may be 0": (
+        "float[B,K,4] a, float[B,V,4] b",
+        "p = Flatten<axis = 2>(a) q = Flatten<axis = 2>(b) t = Transpose<perm = [1, 0]>(p) y = MatMul(t, q)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DEMANDED)
+def test_what_no_operator_demands_is_not_proven(name: str) -> None:
+    assert shapes.infer_proven(inferred(*NOT_DEMANDED[name])).symbols.equalities == []
+
+
+HEADS = "".join(
+    f"m{to} = MatMul(x, {weight}) r{to} = Reshape(m{to}, split) {to} = Transpose<perm = [0, 2, 1, 3]>(r{to}) "
+    for to, weight in (("q", "wq"), ("k", "wk"), ("v", "wv"))
+)
+SCORES = """
+    key = Concat<axis = 2>(past_key, k) value = Concat<axis = 2>(past_value, v)
+    keys = Transpose<perm = [0, 1, 3, 2]>(key) product = MatMul(q, keys) scaled = Mul(product, half)
+"""
+SUM = """
+    p = Softmax<axis = -1>(scores) o = MatMul(p, value) to = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape(to, merge)
+"""
+
+
+def decoder(mask: str, nodes: str) -> Model:
+    text = graph(
+        f"g (float[B,S,8] x, float[B,2,K,4] past_key, float[B,2,V,4] past_value, {mask}) "
+        f"=> (float[B,S,8] y, float[B,2,K1,4] key, float[B,2,V1,4] value) "
+        f"<float half = {{0.5}}, float hidden = {{-inf}}, float shown = {{0}}, int64[4] split = {{0, 0, 2, 4}},"
+        f" int64[3] merge = {{0, 0, 8}}, int64[1] last = {{-1}}, int64 begin = {{0}}, int64 step = {{1}},"
+        f" int64[1] batch = {{0}}, int64[1] length = {{2}}, int64[3] beside = {{0, 1, 2}},"
+        f" int64[3] above = {{1, 2, 3}}>"
+        f"{{ {HEADS} {SCORES} {nodes} {SUM} }}"
+    )
+    return parse(text, {name: normal(8, 8, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))})
+
+
+def feed(length: int, keys: int, values: int, mask: np.ndarray) -> dict[str, np.ndarray]:
+    cache = {"past_key": normal(2, 2, keys, 4, seed=3), "past_value": normal(2, 2, values, 4, seed=4)}
+    return {"x": normal(2, length, 8, seed=5), "mask": mask} | cache
+
+
+# The mask is flattened, given its batch again, and read at positions that say how long it is.
+WALKED = """
+    flat = Reshape(mask, last) ids = Shape(x) b1 = Gather(ids, batch) target = Concat<axis = 0>(b1, last)
+    rows = Reshape(flat, target) all = Shape(key) b = Squeeze(b1) t1 = Gather(all, length) t = Squeeze(t1)
+    sequences = Range(begin, b, step) r = Unsqueeze(sequences, above) positions = Range(begin, t, step)
+    c = Unsqueeze(positions, beside) grid = Max(r, c) full = Shape(grid) r4 = Expand(r, full) c4 = Expand(c, full)
+    r5 = Unsqueeze(r4, last) c5 = Unsqueeze(c4, last) index = Concat<axis = -1>(r5, c5) kept = GatherND(rows, index)
+    bias = Where(kept, shown, hidden) scores = Add(scaled, bias)
+"""
+
+
+def test_attention_on_a_cache_with_sizes_of_their_own_is_fused() -> None:
+    model = decoder("bool[M,T] mask", WALKED)
+    before = model.to_proto()
+    pipeline.run(model, pipeline.select(Options()), checks=True)
+    assert [node.op for node in model.graph.nodes if node.domain == DOMAIN] == ["VarlenAttention"]
+    assert [tensor.shape for tensor in model.graph.inputs[1:3]] == [["B", 2, "K", 4]] * 2
+    assert model.to_proto().graph.input == before.graph.input
+    for past in (0, 1, 5):
+        mask = np.random.default_rng(past).random((2, 3 + past)) < 0.7
+        mask[:, 0] = True
+        equivalent(before, model, feed(3, past, past, mask))
+    equivalent(before, model, feed(3, 5, 5, np.ones((1, 16), bool)))
+
+
+def test_one_key_for_many_values_is_refused_rather_than_broadcast() -> None:
+    if not library_available():
+        pytest.skip("the kernels are not built")
+    model = decoder("float[S,V1] mask", "scores = Add(scaled, mask)")
+    before = model.to_proto()
+    pipeline.run(model, pipeline.select(Options()), checks=True)
+    assert [node.op for node in model.graph.nodes if node.domain == DOMAIN] == ["VarlenAttention"]
+    fits, broadcast = feed(1, 4, 4, normal(1, 5)), feed(1, 0, 4, normal(1, 5))
+    original = open_session(before.SerializeToString(), level="none")
+    session = open_session(model.to_proto().SerializeToString(), library=True)
+    np.testing.assert_allclose(session.run(["y"], fits)[0], original.run(["y"], fits)[0], atol=1e-5)
+    assert original.run(["y"], broadcast)[0].shape == (2, 1, 8)  # one score, to which five numbers are added
+    with pytest.raises(Exception, match=r"query, key and value have shapes \[2, 1, 8\], \[2, 1, 8\], \[2, 5, 8\]"):
+        session.run(["y"], broadcast)
