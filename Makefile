@@ -44,6 +44,7 @@ build: $(VENV)/.package
 bench: build $(VENV)/.encoder
 	$(BIN)/python -m benchmarks.encoder_cpu
 	$(BIN)/python -m benchmarks.encoder_int8
+	$(BIN)/python -m benchmarks.decoder_cpu
 	$(BIN)/python -m benchmarks.scheduling
 	$(BIN)/python -m benchmarks.optimize_cost
 	$(BIN)/python -m benchmarks.memory

@@ -27,7 +27,7 @@ import turbo_onnx
 from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import Ratio, alternate, ratio
-from models import bert_base, minilm
+from models import minilm, untrained
 from models.batches import Batch, padded_batch, sorted_groups
 
 VOCABULARY = 30522
@@ -75,8 +75,8 @@ MORE_WORKLOADS = (
 )
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "minilm": lambda: minilm.load(real=minilm.package_folder() is not None),
-    "bert-base": bert_base.load,
-    "modernbert-base": lambda: bert_base.load("modernbert-base__dy20"),
+    "bert-base": untrained.load,
+    "modernbert-base": lambda: untrained.load("modernbert-base__dy20"),
 }
 
 

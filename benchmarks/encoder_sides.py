@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 import turbo_onnx
-from models import bert_base
+from models import untrained
 from turbo_onnx.sessions import PROVIDER
 
 HEADS, WIDTH, LAYERS = 12, 768, 12
@@ -71,7 +71,7 @@ def bound(session: Any, inputs: Inputs) -> Run:
 @cache
 def original() -> onnx.ModelProto:
     """The model as exported, in float32."""
-    return bert_base.load(GRAPH)
+    return untrained.load(GRAPH)
 
 
 @cache

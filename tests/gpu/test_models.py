@@ -11,14 +11,14 @@ import onnxruntime as ort
 import pytest
 
 import turbo_onnx
-from models import bert_base, minilm
+from models import minilm, untrained
 from models.batches import Batch, padded_batch
 from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import FLOAT32_PRODUCTS, PROVIDER
 
 MODELS = {
     "minilm": lambda: minilm.load(real=minilm.package_folder() is not None),
-    "bert-base": bert_base.load,
+    "bert-base": untrained.load,
 }
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 16e-2}
 """Largest difference, as a share of the standard deviation of the output over real tokens."""

@@ -1,9 +1,9 @@
-"""BERT-base as exported, with seeded random weights: the same work as the real one, for timing.
+"""Large models as exported, with seeded random weights: the same work as the real ones, for timing.
 
 Values do not change how long a matrix product takes. The weights are normal numbers of standard deviation 0.02, as the
-model is initialised for training; normalization weights are near one.
+models are initialised for training; normalization weights are near one.
 
-    python -m models.bert_base OUT.onnx [--graph NAME]
+    python -m models.untrained OUT.onnx [--graph NAME]
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ GRAPHS = {
     "bert-base__ts17": "TorchScript exporter, opset 17, scaled dot-product attention",
     "bert-base__dy20": "dynamo exporter, opset 20, scaled dot-product attention",
     "modernbert-base__dy20": "ModernBERT-base, dynamo exporter, opset 20",
+    "gpt2-cache__ts17": "GPT-2 (124M) with a cache of keys and values, TorchScript exporter, opset 17",
+    "smollm-cache__dy20": "SmolLM-135M with a cache of keys and values, dynamo exporter, opset 20",
 }
 
 
