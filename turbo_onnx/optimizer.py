@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress, count
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
 from turbo_onnx.own_precision import coarsest, coarsest_result, computes_in_half, learn_types, own_precision
 from turbo_onnx.padding_mask import computed_mask
+from turbo_onnx.passes.base import Pass
 from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.passes.embed_kernels import EmbedKernels
+from turbo_onnx.passes.limit_forms import limited
 from turbo_onnx.passes.plan_memory import PlanMemory
+from turbo_onnx.passes.quantize_linear import QuantizeLinear
 from turbo_onnx.passes.widen_precision import WidenPrecision
 from turbo_onnx.planning import make_plan
 from turbo_onnx.precision import Precision
@@ -158,8 +162,6 @@ def optimize(
     path = Path(output) if output is not None else None
     if path is not None:
         check_output(loaded, path)
-    if options.precision == "int8" and verify:
-        _verify_in_float32(model, options, inputs, say)
     specs = fed(describe(loaded))
     cases = _own_cases(inputs, specs)
     measure = partial(magnitudes, samples=Samples(specs, cases))
@@ -172,11 +174,16 @@ def optimize(
     steps = [plan if isinstance(step, PlanMemory) else step for step in steps]
 
     report = Report(loaded.name, ops_before=pipeline.operator_counts(loaded))
-    report.passes = pipeline.run(loaded, steps, checks=checks, progress=say)
+    report.own_precision = own
+    exact, coarse = _around_quantization(steps) if verify else (steps, [])
+    report.passes = pipeline.run(loaded, exact, checks=checks, progress=say)
+    report.first_token_pooling = pools_first_token(loaded)
+    if coarse:
+        say("verify in float32")
+        _verify_in_float32(loaded, specs, report, cases, coarsest_type, options)
+        report.passes += pipeline.run(loaded, coarse, checks=checks, progress=say)
     report.ops_after = pipeline.operator_counts(loaded)
     report.packed_node_share = packed_node_share(loaded)
-    report.own_precision = own
-    report.first_token_pooling = pools_first_token(loaded)
     report.notes = _notes(report)
     if require_fusion:
         _require_fusion(report)
@@ -261,26 +268,31 @@ def _own_cases(inputs: Inputs | Sequence[str | Path] | None, specs: Sequence[Inp
     return cases
 
 
+def _around_quantization(steps: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]:
+    """The passes in front of quantization, and from there on; none of these where nothing is quantized."""
+    quantizes = (isinstance(step, QuantizeLinear) and step.precision == "int8" for step in steps)
+    first = next(compress(count(), quantizes), len(steps))
+    return list(steps[:first]), list(steps[first:])
+
+
 def _verify_in_float32(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: Model,
+    specs: Sequence[InputSpec],
+    report: Report,
+    cases: Mapping[str, Feed],
+    precision: Precision,
     options: Options,
-    inputs: Inputs | Sequence[str | Path] | None,
-    say: Callable[[str], None],
 ) -> None:
     """Prove all that is done before quantization, whose own noise would hide mistakes.
 
     Raises:
         VerificationError: the result in float32 differs from the original.
     """
-    say("verify in float32")
-    optimize(
-        model,
-        packing=options.packing,
-        passes=options.passes,
-        skip_passes=(*options.skip_passes, PlanMemory.name),
-        inputs=inputs,
-        precision="fp32",
-    )
+    with _destination(None) as folder:
+        written = folder / "model.onnx"
+        with limited(model):
+            model.write(folder, written.name)
+        require(_verify(model, written, specs, report, cases, precision, options), report.model)
 
 
 def _verify(

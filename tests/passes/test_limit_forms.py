@@ -11,7 +11,7 @@ from turbo_onnx import pipeline, runtime
 from turbo_onnx.custom_ops.specification import BODY_DOMAIN, DOMAIN
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
-from turbo_onnx.passes.limit_forms import LimitForms
+from turbo_onnx.passes.limit_forms import LimitForms, limited
 
 WIDTH = 24
 
@@ -69,6 +69,18 @@ def test_the_rarest_form_runs_by_its_definition_and_the_report_says_so():
     assert rejection.sentence == "the model uses VarlenAttention in more than 6 forms, and this one is rarer than those"
     assert report.facts["nodes_run_by_body"] == ["attention0"]
     assert LimitForms().run(model).applied == 0
+
+
+def test_a_model_is_limited_for_a_while():
+    model = with_one_form_too_many()
+    before = domains(model)
+    with limited(model):
+        assert domains(model)["attention0"] == BODY_DOMAIN
+    assert domains(model) == before
+    LimitForms().run(model)
+    with limited(model):
+        assert domains(model)["attention0"] == BODY_DOMAIN
+    assert domains(model)["attention0"] == BODY_DOMAIN
 
 
 def test_what_runs_by_its_definition_computes_the_same():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx_graphsurgeon as gs
 
@@ -45,6 +46,18 @@ class LimitForms(Pass):
         if report.applied:
             report.facts["nodes_run_by_body"] = run_by_body(model)
         return report
+
+
+@contextmanager
+def limited(model: Model) -> Iterator[None]:
+    """Within it the model is as LimitForms leaves it, to be written; then it is as it was."""
+    nodes = [node for node in ours(model.graph) if node.domain == DOMAIN]
+    LimitForms().run(model)
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.domain = DOMAIN
 
 
 def run_by_body(model: Model) -> list[str]:
