@@ -127,3 +127,16 @@ def test_numbers_at_the_ends_of_their_type_have_a_scale_that_is_no_denormal(size
     assert np.isfinite(made.scale).all()
     assert (made.scale >= np.finfo(np.float32).tiny).all()
     assert set(made.integers.ravel().tolist()) <= ({63, 64} if size > 1 else {0})
+
+
+@pytest.mark.parametrize("columns", [1, 512, 513, 1100])
+def test_a_column_of_many_is_what_it_is_alone(columns: int) -> None:
+    weight = normal(7, columns) * np.geomspace(1e-3, 1e3, columns, dtype=np.float32)
+    made, flipped = quantized(weight), quantized(np.ascontiguousarray(weight.T).T)
+    assert made.integers.shape == weight.shape
+    for column in {0, columns // 2, min(512, columns - 1), columns - 1}:
+        alone = quantized(weight[:, [column]])
+        np.testing.assert_array_equal(made.integers[:, [column]], alone.integers)
+        assert (made.scale[column], made.column_sums[column]) == (alone.scale[0], alone.column_sums[0])
+    for one, other in ((made.integers, flipped.integers), (made.scale, flipped.scale)):
+        np.testing.assert_array_equal(one, other)

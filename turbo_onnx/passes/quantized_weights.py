@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 _MOST = 127  # of two neighbours before they are rounded, which adds no more than 1
+_COLUMNS = 512  # at a time, so that what is computed in between stays small beside the weight
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,18 @@ class QuantizedWeight:
 
 
 def quantized(weight: Array) -> QuantizedWeight:
-    """Quantize a finite float32 weight [K, N]."""
+    """Quantize a finite float32 weight [K, N], N > 0, which may be a transposed view."""
+    starts = range(0, weight.shape[1], _COLUMNS)
+    parts = [_quantized(np.ascontiguousarray(weight[:, start : start + _COLUMNS])) for start in starts]
+    integers, scale, column_sums = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    return QuantizedWeight(integers, scale, column_sums)
+
+
+def _quantized(weight: Array) -> tuple[Array, Array, Array]:
     scale = _largest_pair(weight / np.float32(_MOST))
     scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale).astype(np.float32)  # or it is too coarse
     integers = np.rint(weight / scale).astype(np.int8)
-    return QuantizedWeight(integers, scale, integers.sum(axis=0, dtype=np.int32))
+    return integers, scale, integers.sum(axis=0, dtype=np.int32)
 
 
 def _largest_pair(weight: Array) -> Array:
