@@ -20,7 +20,7 @@ from turbo_onnx.model import Model
 from turbo_onnx.sessions import open_session
 from turbo_onnx.tolerances import TOLERANCES, difference_of
 from turbo_onnx.verify import Verification, load_cases, require, verify
-from turbo_onnx.verify_inputs import RECIPES, InputSpec, describe, layouts, make, token_mask
+from turbo_onnx.verify_inputs import RECIPES, RECIPES_OF_DECODERS, InputSpec, describe, layouts, make, token_mask
 
 ENCODER = describe(Model.from_proto(encoder()))
 
@@ -142,7 +142,49 @@ def test_a_past_length_is_found_by_trying() -> None:
     proto = model(text).to_proto().SerializeToString()
     found = verify(proto, proto, describe(model(text)))
     assert found.ok
-    assert found.cases == len(RECIPES)
+    assert found.cases == len(RECIPES) + len(RECIPES_OF_DECODERS)
+
+
+def test_a_difference_behind_a_long_past_only_is_found() -> None:
+    """A window of 64 positions is all there is to short caches."""
+    text = """g (int64[b, s] i, int64[b, t] m, float[b, p, 2] past) => (float[b, u, 2] y)
+        <float[5, 2] table = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, int64[1] last = {2}, int64[1] first = {FIRST},
+         int64[1] one = {1}, int64[1] far = {4611686018427387904}>
+        { n = Gather (table, i) all = Concat <axis = 1> (past, n) f = Cast <to = 1> (m) c = Unsqueeze (f, last)
+          z = Mul (all, c) y = Slice (z, first, far, one) }"""
+    whole, windowed = (text.replace("FIRST", first) for first in ("-4611686018427387904", "-64"))
+    before, after = (model(each).to_proto().SerializeToString() for each in (whole, windowed))
+    assert verify(before, before, describe(model(whole))).ok
+    failures = verify(before, after, describe(model(whole))).failures
+    assert failures
+    assert all("behind a long past" in failure for failure in failures)
+
+
+def test_a_mask_and_positions_have_lengths_of_their_own() -> None:
+    """They are both integers that index nothing; only one of them covers the past."""
+    text = """g (int64[b, s] i, int64[b, t] m, int64[b, q] at, float[b, p, 2] past) => (float[b, u, 2] y)
+        <float[5, 2] table = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, int64[1] last = {2}>
+        { n = Gather (table, i) a = Cast <to = 1> (at) turn = Unsqueeze (a, last) r = Mul (n, turn)
+          all = Concat <axis = 1> (past, r) f = Cast <to = 1> (m) c = Unsqueeze (f, last) y = Mul (all, c) }"""
+    proto = model(text).to_proto().SerializeToString()
+    found = verify(proto, proto, describe(model(text)))
+    assert (found.ok, found.skipped) == (True, [])
+
+
+@pytest.mark.parametrize("index", ["k", "j"])
+def test_an_index_into_the_sequences_of_a_cache_stays_within_them(index: str) -> None:
+    text = f"""g (float[b, p, 2] past, int64[b] k) => (float[b, p, 2] y)
+        <int64[1] flat = {{-1}}> {{ j = Reshape (k, flat) y = Gather (past, {index}) }}"""
+    specs = describe(model(text))
+    assert [(spec.kind, spec.within) for spec in specs] == [("numbers", None), ("ids", "b")]
+    proto = model(text).to_proto().SerializeToString()
+    found = verify(proto, proto, specs)
+    assert (found.ok, found.skipped) == (True, [])
+
+
+def test_an_index_into_what_is_computed_is_only_integers() -> None:
+    text = """g (float[b, p, 2] past, int64[b] k) => (float[b, p, 2] y) { a = Abs (past) y = Gather (a, k) }"""
+    assert [spec.kind for spec in describe(model(text))] == ["numbers", "integers"]
 
 
 def test_a_length_that_must_be_a_multiple_is_found_by_trying() -> None:

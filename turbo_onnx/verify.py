@@ -29,7 +29,7 @@ from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import Level, Session, explain, library_available, open_on_gpu, open_session
 from turbo_onnx.tolerances import COARSE_TOLERANCES, TOLERANCES, Tolerance, deviation, difference_of
-from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, Feed, InputSpec, Layout, layouts, make
+from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, RECIPES_OF_DECODERS, Feed, InputSpec, Layout, layouts, make
 
 Array = np.ndarray[Any, Any]
 _VISIBLE = 1e-3  # the noise from which on outputs are not called equal
@@ -231,7 +231,7 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped
         skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
     cases = []
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *(RECIPES_OF_DECODERS if "past" in found[0].values() else ())):
         case = Case(recipe.name, make(specs, recipe, *found, seed))
         try:
             case.expected = _run(session, case.feed)

@@ -2,7 +2,7 @@
 
 | an input is | when |
 |---|---|
-| ids | its integers index a table (Gather, OneHot); they are drawn from the table's rows |
+| ids | its integers index a table (Gather, OneHot), or the rows of another input; they are drawn from its rows |
 | a mask | it is the mask that packing found; else integers or booleans of rank 2 and more that index nothing |
 | numbers | it is floating point: drawn from a normal distribution |
 
@@ -30,6 +30,7 @@ Feed = dict[str, np.ndarray[Any, Any]]
 _SAME_ELEMENTS = (
     "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Concat", "Tile"
 )  # fmt: skip
+_FEW = 2
 _MULTIPLES = ((1, 8, 16, 64), (512,))
 """What lengths are rounded up to where others are refused (chunks, convolutions); the second, where those are, too."""
 
@@ -42,6 +43,7 @@ class InputSpec:
         name, dtype, shape: as declared; a dimension is a number or a name.
         kind: what it is used for.
         low, high: for ids, the range that they may lie in, `high` excluded.
+        within: for ids of another input's rows, the name of that dimension, which takes the place of `high`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class InputSpec:
     kind: Kind
     low: int = 0
     high: int = 2
+    within: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ RECIPES = (
     Recipe("padding only", 2, 4, "empty"),
     Recipe("longer", 2, 47, "mixed"),
 )
+RECIPES_OF_DECODERS = (
+    Recipe("a first step", 3, 6, "left", past=0),
+    Recipe("one token behind a long past", 2, 1, "left", past=150),
+)
+"""Further ones where there is a past: windows of attention are about long ones."""
 
 Layout = dict[str, str]  # a dynamic dimension's name -> "batch", "length", "past" or "length + past"
 
@@ -104,11 +112,7 @@ def _is_like(spec: InputSpec, ids: Sequence[tuple[int | str, ...]]) -> bool:
 
 
 def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
-    declared = tensor.shape if tensor.shape is not None else ()
-    shape = tuple(
-        dim if isinstance(dim, int) and dim >= 0 else str(dim or f"{tensor.name} axis {axis}")
-        for axis, dim in enumerate(declared)
-    )
+    shape = _dimensions(tensor)
     dtype = tensor.dtype
     if tensor.type != "tensor_type" or not isinstance(dtype, np.dtype) or tensor.shape is None:
         return InputSpec(tensor.name, dtype, shape, "unknown")
@@ -118,6 +122,9 @@ def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
         limits = _index_range(tensor)
         if limits is not None:
             return InputSpec(tensor.name, dtype, shape, "ids", *limits)
+        within = _dimension_indexed(tensor)
+        if within is not None:
+            return InputSpec(tensor.name, dtype, shape, "ids", within=within)
         return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "integers")
     if dtype.kind == "b":
         return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "flags")
@@ -126,9 +133,40 @@ def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
     return InputSpec(tensor.name, dtype, shape, "unknown")
 
 
+def _dimensions(tensor: gs.Variable) -> tuple[int | str, ...]:
+    """The declared shape, with a name for every size that varies."""
+    return tuple(
+        dim if isinstance(dim, int) and dim >= 0 else str(dim or f"{tensor.name} axis {axis}")
+        for axis, dim in enumerate(tensor.shape or ())
+    )
+
+
 def _index_range(tensor: gs.Variable) -> tuple[int, int] | None:
     """The values with which the tensor indexes every table that it indexes; None if it indexes none."""
     low, high = 0, None
+    for node, index, offset in _readers(tensor):
+        rows = _rows_indexed(node, index)
+        if rows is not None:
+            high = min(rows - offset, high) if high is not None else rows - offset
+            low = max(low, -offset)
+    return None if high is None or high <= low else (low, high)
+
+
+def _dimension_indexed(tensor: gs.Variable) -> str | None:
+    """The dynamic dimension of another input whose rows the tensor picks, as the sequences of a beam search."""
+    for node, index, offset in _readers(tensor):
+        if offset or not is_op(node, "Gather") or input_or_none(node, 1) is not index:
+            continue
+        table, axis = node.inputs[0], int(node.attrs.get("axis", 0))
+        if producer(table) is None and isinstance(table, gs.Variable) and table.shape:
+            size = _dimensions(table)[axis]
+            if isinstance(size, str):
+                return size
+    return None
+
+
+def _readers(tensor: gs.Variable) -> Iterator[tuple[gs.Node, Tensor, int]]:
+    """What reads the tensor's integers as they are or with a constant added: the node, what it reads, the constant."""
     seen: set[tuple[int, int]] = set()
     stack: list[tuple[Tensor, int]] = [(tensor, 0)]
     while stack:
@@ -137,17 +175,13 @@ def _index_range(tensor: gs.Variable) -> tuple[int, int] | None:
             continue
         seen.add((id(current), offset))
         for node in consumers(current):
-            rows = _rows_indexed(node, current)
-            if rows is not None:
-                high = min(rows - offset, high) if high is not None else rows - offset
-                low = max(low, -offset)
-            elif is_op(node, *_SAME_ELEMENTS, "Gather") and (node.inputs[0] is current or node.op == "Concat"):
+            yield node, current, offset
+            if is_op(node, *_SAME_ELEMENTS, "Gather") and (node.inputs[0] is current or node.op == "Concat"):
                 stack.append((node.outputs[0], offset))
             elif is_op(node, "Add", "Sub") and node.inputs[0] is current:
                 shift = constant_value(node.inputs[1])
                 if shift is not None and shift.size == 1:
                     stack.append((node.outputs[0], offset + int(shift.item()) * (1 if node.op == "Add" else -1)))
-    return None if high is None or high <= low else (low, high)
 
 
 def _rows_indexed(node: gs.Node, index: Tensor) -> int | None:
@@ -173,7 +207,11 @@ def _rows_indexed(node: gs.Node, index: Tensor) -> int | None:
 
 
 def layouts(specs: Sequence[InputSpec]) -> Iterator[tuple[Layout, int]]:
-    """What the dynamic dimensions may be, likeliest first, each with what lengths are to be a multiple of."""
+    """What the dynamic dimensions may be, likeliest first, each with what lengths are to be a multiple of.
+
+    The first dimension of an input is a batch. Up to `_FEW` further ones of masks are told apart: a mask and positions
+    have the rank and the type in common, and not the length.
+    """
     batch = {spec.shape[0]: "batch" for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
     names: dict[str, list[str]] = {"ids": [], "mask": [], "other": []}
     for group, kinds in (("ids", ("ids",)), ("mask", ("mask",)), ("other", ("numbers", "integers", "flags"))):
@@ -182,15 +220,27 @@ def layouts(specs: Sequence[InputSpec]) -> Iterator[tuple[Layout, int]]:
             if spec.kind in kinds:
                 names[group] += [d for d in spec.shape if isinstance(d, str) and d not in taken + names[group]]
     choices = ("length", "length + past", "past")
-    mask_choices = choices if names["mask"] else choices[:1]
+    masks = len(names["mask"])
+    apart = range(masks) if masks <= _FEW else [0] * masks  # which of the mask's choices is whose
+    mask_choices = list(product(choices, repeat=max(apart, default=-1) + 1))
     other_choices = choices if names["other"] else choices[:1]
-    likely = (("length", "length"), ("length + past", "past"))
-    pairs = sorted(product(mask_choices, other_choices), key=lambda pair: likely.index(pair) if pair in likely else 2)
+    pairs = sorted(product(mask_choices, other_choices), key=_unlikely)
     readings = [(multiple, *pair) for long in (False, True) for pair in pairs for multiple in _MULTIPLES[long]]
     for multiple, mask, other in readings:
         layout: Layout = {str(name): role for name, role in batch.items()}
-        layout |= dict.fromkeys(names["ids"], "length") | dict.fromkeys(names["mask"], mask)
+        layout |= dict.fromkeys(names["ids"], "length")
+        layout |= {name: mask[number] for name, number in zip(names["mask"], apart, strict=True)}
         yield layout | dict.fromkeys(names["other"], other), multiple
+
+
+def _unlikely(reading: tuple[tuple[str, ...], str]) -> int:
+    """0 where everything has one length, 1 where masks have that of the past, too, and then what has parts of it."""
+    masks, other = reading
+    if {*masks, other} == {"length"}:
+        return 0
+    if other != "past":
+        return 4 if len(set(masks)) > 1 else 3
+    return 1 if set(masks) <= {"length + past"} else 2
 
 
 def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: int, seed: int) -> Feed:
@@ -209,15 +259,21 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
     feed = {}
     for spec in specs:
         shape = tuple(dim if isinstance(dim, int) else sizes[layout[dim]] for dim in spec.shape)
-        feed[spec.name] = _values(spec, shape, recipe, random, length)
+        limit = None if spec.within is None else sizes[layout[spec.within]]
+        feed[spec.name] = _values(spec, shape, recipe, random, length, limit)
     return feed
 
 
 def _values(
-    spec: InputSpec, shape: tuple[int, ...], recipe: Recipe, random: np.random.Generator, length: int
+    spec: InputSpec,
+    shape: tuple[int, ...],
+    recipe: Recipe,
+    random: np.random.Generator,
+    length: int,
+    limit: int | None,
 ) -> np.ndarray[Any, Any]:
     if spec.kind == "ids":
-        return random.integers(spec.low, spec.high, shape).astype(spec.dtype)
+        return random.integers(spec.low, spec.high if limit is None else limit, shape).astype(spec.dtype)
     if spec.kind == "mask":
         rows = token_mask(shape[0] if len(shape) > 1 else 1, shape[-1] if shape else 1, recipe.pattern, random)
         rows = rows.reshape((rows.shape[0],) + (1,) * (len(shape) - 2) + rows.shape[1:]) if len(shape) > 1 else rows[0]
