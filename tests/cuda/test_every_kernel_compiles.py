@@ -16,7 +16,7 @@ import subprocess
 import pytest
 
 from tests import shared
-from tests.cuda.uses import ELEMENTS, todays_attentions, uses
+from tests.cuda.uses import ELEMENTS, attention_to_a_cache, todays_attentions, uses
 from turbo_onnx.custom_ops.cuda import toolchain
 from turbo_onnx.custom_ops.cuda.archive import Rule
 from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels, try_kernels
@@ -53,7 +53,7 @@ def compiled(element: str) -> list[Compiled]:
 
 
 def compiled_here(element: str) -> list[Compiled]:
-    chosen = [*uses(element), *todays_attentions(element)]
+    chosen = [*uses(element), *todays_attentions(element), attention_to_a_cache(element)]
     if not EVERY_SIZE:
         few = uses(element, WIDTHS, HEADS)
         chosen = [use for use in few if use.attributes.get("causal") != LEFT_OUT.get(element, -1)]
@@ -88,13 +88,14 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element
     assert {code.capability for entry in compiled(element) for code in entry.codes} == set(DEFAULT)
 
 
-def test_attention_within_a_window_keeps_all_in_registers():
-    """What is most about it: positions, on the device whose kernel has one loop for all keys."""
-    within = next(iter(todays_attentions("float16")))
-    (kernel,) = try_kernels(variants_of(within, 90), 90)
+@pytest.mark.parametrize("use", [next(iter(todays_attentions("float16"))), attention_to_a_cache("float16")])
+def test_attention_of_todays_models_keeps_all_in_registers(use):
+    """Within a window, and to a cache: what is most about them, where the kernel has one loop for all keys."""
+    variant = variants_of(use, 90)[-1]
+    (kernel,) = try_kernels([variant], 90)
     assert isinstance(kernel, Compiled), kernel
     assert not kernel.resources.spills
-    assert kernel.codes[0].num_warps == variants_of(within, 90)[0].num_warps
+    assert kernel.codes[0].num_warps == variant.num_warps
 
 
 def test_kernels_of_rows_read_and_write_16_bytes_at_once():

@@ -80,6 +80,15 @@ def todays_attentions(element: str) -> Iterator[Use]:
         yield use("VarlenAttention", element, shapes, **facts)
 
 
+def attention_to_a_cache(element: str) -> Use:
+    """Attention as Llama decodes: keys and values by head, shared, with a mask."""
+    cache: tuple[int | str, ...] = ("B", 8, "L", 128)
+    row: tuple[int | str, ...] = ("B", "S", 32 * 128)
+    shapes = {"query": row, "key": cache, "value": cache, "output": row, "attention_bias": ("B", 1, "S", "L")}
+    facts = {"num_heads": 32, "kv_num_heads": 8, "scale": 128**-0.5, "keys_by_head": 1}
+    return use("VarlenAttention", element, shapes, **facts)
+
+
 def _normalizations(element: str, width: int) -> Iterator[Use]:
     row: tuple[int | str, ...] = ("T", width)
     vectors = dict.fromkeys(("gamma", "beta", "bias"), (width,))

@@ -142,7 +142,19 @@ def dense_attention(draw: Draw) -> Case:
     rows = [normal(random, batch, queries, heads * size), normal(random, batch, keys, width)]
     inputs = [*rows, normal(random, batch, keys, value_width), None, None, bias]
     attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS)}
+    if draw(st.booleans()):
+        inputs[1:4] = [
+            *(by_head(part, shared) for part in inputs[1:3]),
+            maybe(draw, normal(random, heads * size + width + value_width)),
+        ]
+        attributes["keys_by_head"] = 1
     return Case("VarlenAttention", inputs, attributes, in_float32=frozenset(["attention_bias"]))
+
+
+def by_head(rows: Array, heads: int) -> Array:
+    """Keys or values [B, L, G*D] as [B, G, L, D]."""
+    split = rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
 
 
 def packed_attention(draw: Draw) -> Case:

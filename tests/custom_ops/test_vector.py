@@ -112,6 +112,13 @@ def test_transpose(vector: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(y, x.T)
 
 
+def test_sums_of_rows(vector: ctypes.CDLL) -> None:
+    x = np.arange(vector.lanes() ** 2, dtype=np.float32).reshape(vector.lanes(), -1) ** 2
+    y = np.zeros(vector.lanes(), np.float32)
+    vector.row_sums(pointer(x), pointer(y))
+    np.testing.assert_array_equal(y, x.sum(axis=1))
+
+
 def test_two_vectors_lane_by_lane(vector: ctypes.CDLL) -> None:
     """Of a NaN and a number, min and max keep the second."""
     lanes = vector.lanes()

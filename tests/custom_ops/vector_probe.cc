@@ -34,6 +34,13 @@ extern "C" void transposed(const float* x, float* y) {
   for (size_t i = 0; i < kLanes; ++i) isa::store(y + i * kLanes, rows[i]);
 }
 
+// x is kLanes x kLanes, y its sums by row.
+extern "C" void row_sums(const float* x, float* y) {
+  Vec rows[kLanes];
+  for (size_t i = 0; i < kLanes; ++i) rows[i] = isa::load(x + i * kLanes);
+  isa::store(y, isa::sums_of(rows));
+}
+
 // 0 min, 1 max, 2 select_less(a, b, a, b), 3 copysign, of one vector each.
 extern "C" void combine(int function, const float* a, const float* b, float* y) {
   const Vec left = isa::load(a), right = isa::load(b);

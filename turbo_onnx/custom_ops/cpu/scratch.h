@@ -1,4 +1,4 @@
-// Memory that a kernel works in: one block for each thread, kept between calls.
+// Memory that a kernel works in: one block for each thread, kept between calls, or one for a call.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,22 @@ inline float* scratch(size_t floats) {
   }
   return block.data;
 }
+
+// Memory of one call, for all of its threads.
+class Memory {
+ public:
+  float* data = nullptr;
+
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { ::operator delete(data, std::align_val_t(64)); }
+
+  // Once only: that many floats, aligned to 64 bytes, with any content.
+  void allocate(size_t floats) {
+    if (floats) data = static_cast<float*>(::operator new(floats * sizeof(float), std::align_val_t(64)));
+  }
+};
 
 }  // namespace TURBO_ISA
 }  // namespace turbo_onnx

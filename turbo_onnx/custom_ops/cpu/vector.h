@@ -283,6 +283,20 @@ TURBO_INLINE void transpose(Vec (&rows)[kLanes]) {
   }
 }
 
+// In lane i the sum of rows[i]. As the transpose does, but what is zipped is added up, so that half of it is left.
+TURBO_INLINE Vec sums_of(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (size_t left = kLanes / 2; left > 0; left /= 2) {
+#pragma GCC unroll 8
+    for (size_t i = 0; i < left; ++i) {
+      Vec lower, upper;
+      zip(rows[i], rows[i + left], lower, upper);
+      rows[i] = lower + upper;
+    }
+  }
+  return rows[0];
+}
+
 // ---- functions. Polynomials are minimax fits made for this file; Horner's scheme.
 
 template <size_t N>

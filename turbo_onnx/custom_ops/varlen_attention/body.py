@@ -10,12 +10,13 @@ from turbo_onnx.custom_ops.bodies import CAST_LIKE_OPSET, number
 from turbo_onnx.custom_ops.functions import float_attribute
 from turbo_onnx.custom_ops.packed_rows import constants, gather_padded, padded_index
 from turbo_onnx.custom_ops.specification import Attributes
-from turbo_onnx.custom_ops.varlen_attention.window import Window, key_heads, window_of
+from turbo_onnx.custom_ops.varlen_attention.window import Window, key_heads, keys_by_head, window_of
 
 
 def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> str:
     """The nodes of the function for one form of the operator."""
     packed, biased = "cu_seqlens" in present, "attention_bias" in present
+    by_head = keys_by_head(attributes, present)
     like = "attention_bias" if biased else "query"
     heads, shared = int(attributes["num_heads"]), key_heads(attributes)
     window = window_of(attributes)
@@ -25,9 +26,9 @@ def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> st
         constants(),
         f"heads = Constant <value = int64[1] {{{heads}}}> ()\n",
         f"key_heads = Constant <value = int64[1] {{{shared}}}> ()\n",
-        _projections("key" in present, "bias" in present, heads + 2 * shared),
+        _separate("bias" in present, by_head) if "key" in present else _joined("bias" in present, heads + 2 * shared),
         _pad() if packed else "q = Identity (q_rows)\nk = Identity (k_rows)\nv = Identity (v_rows)\n",
-        _scores(heads, shared),
+        _scores(heads, shared, by_head),
     ]
     scores = "scores"
     if biased:
@@ -68,34 +69,45 @@ def _cast_like(opset: int, output: str, x: str, like: str) -> str:
     return f"{output} = {cast}\n"
 
 
-def _projections(separate: bool, bias: bool, joined_heads: int) -> str:
+def _joined(bias: bool, joined_heads: int) -> str:
     """Lines for q_rows, k_rows, v_rows, the projections with their bias, and for q_size and v_size, those of a head."""
-    if not separate:
-        rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
-        return f"""
-            {rows}
-            all_shape = Shape (query)
-            all_width = Slice (all_shape, minus_one, far)
-            all_heads = Constant <value = int64[1] {{{joined_heads}}}> ()
-            q_size = Div (all_width, all_heads)
-            v_size = Identity (q_size)
-            q_width = Mul (q_size, heads)
-            k_width = Mul (q_size, key_heads)
-            k_end = Add (q_width, k_width)
-            q_rows = Slice (all_rows, zero, q_width, minus_one)
-            k_rows = Slice (all_rows, q_width, k_end, minus_one)
-            v_rows = Slice (all_rows, k_end, far, minus_one)
-        """
-    sizes = """
+    rows = "all_rows = Add (query, bias)\n" if bias else "all_rows = Identity (query)\n"
+    return f"""
+        {rows}
+        all_shape = Shape (query)
+        all_width = Slice (all_shape, minus_one, far)
+        all_heads = Constant <value = int64[1] {{{joined_heads}}}> ()
+        q_size = Div (all_width, all_heads)
+        v_size = Identity (q_size)
+        q_width = Mul (q_size, heads)
+        k_width = Mul (q_size, key_heads)
+        k_end = Add (q_width, k_width)
+        q_rows = Slice (all_rows, zero, q_width, minus_one)
+        k_rows = Slice (all_rows, q_width, k_end, minus_one)
+        v_rows = Slice (all_rows, k_end, far, minus_one)
+    """
+
+
+def _separate(bias: bool, by_head: bool) -> str:
+    """The same of three operands; where keys and values are by head, so are k_rows and v_rows."""
+    sizes = f"""
         q_shape = Shape (query)
         q_width = Slice (q_shape, minus_one, far)
         q_size = Div (q_width, heads)
         v_shape = Shape (value)
-        v_width = Slice (v_shape, minus_one, far)
-        v_size = Div (v_width, key_heads)
+        v_last = Slice (v_shape, minus_one, far)
+        v_size = {"Identity (v_last)" if by_head else "Div (v_last, key_heads)"}
     """
     if not bias:
         return f"{sizes}q_rows = Identity (query)\nk_rows = Identity (key)\nv_rows = Identity (value)\n"
+    shifts = "k_shift = Identity (k_bias)\nv_shift = Identity (v_bias)\n"
+    if by_head:
+        shifts = """
+            k_shift_dims = Concat <axis = 0> (key_heads, one, q_size)
+            v_shift_dims = Concat <axis = 0> (key_heads, one, v_size)
+            k_shift = Reshape (k_bias, k_shift_dims)
+            v_shift = Reshape (v_bias, v_shift_dims)
+        """
     return f"""
         {sizes}
         k_width = Mul (q_size, key_heads)
@@ -103,9 +115,10 @@ def _projections(separate: bool, bias: bool, joined_heads: int) -> str:
         q_bias = Slice (bias, zero, q_width)
         k_bias = Slice (bias, q_width, k_end)
         v_bias = Slice (bias, k_end, far)
+        {shifts}
         q_rows = Add (query, q_bias)
-        k_rows = Add (key, k_bias)
-        v_rows = Add (value, v_bias)
+        k_rows = Add (key, k_shift)
+        v_rows = Add (value, v_shift)
     """
 
 
@@ -123,8 +136,8 @@ def _pad() -> str:
     """
 
 
-def _scores(heads: int, shared: int) -> str:
-    """The scores [B, H, S, L], and the values by head.
+def _scores(heads: int, shared: int, by_head: bool) -> str:
+    """The scores [B, H, S, L], and the values by head, as which keys and values may be given.
 
     ONNX Runtime's ReshapeFusion would put -1 for the one dimension that is not constant, which fails on an empty batch;
     Abs, which changes nothing, keeps it from looking.
@@ -138,19 +151,24 @@ def _scores(heads: int, shared: int) -> str:
             v_by_head = Gather <axis = 1> (v_by_key_head, key_head)
         """
     name = "by_key_head" if again else "by_head"
-    return f"""
-        q_dims = Concat <axis = 0> (zero, zero, heads, q_size)
+    turned = f"""
         k_dims = Concat <axis = 0> (zero, zero, key_heads, q_size)
         v_dims = Concat <axis = 0> (zero, zero, key_heads, v_size)
-        q_split = Abs (q_dims)
         k_split = Abs (k_dims)
         v_split = Abs (v_dims)
-        q_by_row = Reshape (q, q_split)
         k_by_row = Reshape (k, k_split)
         v_by_row = Reshape (v, v_split)
-        q_by_head = Transpose <perm = [0, 2, 1, 3]> (q_by_row)
         k_{name} = Transpose <perm = [0, 2, 3, 1]> (k_by_row)
         v_{name} = Transpose <perm = [0, 2, 1, 3]> (v_by_row)
+    """
+    if by_head:
+        turned = f"k_{name} = Transpose <perm = [0, 1, 3, 2]> (k)\nv_{name} = Identity (v)\n"
+    return f"""
+        q_dims = Concat <axis = 0> (zero, zero, heads, q_size)
+        q_split = Abs (q_dims)
+        q_by_row = Reshape (q, q_split)
+        q_by_head = Transpose <perm = [0, 2, 1, 3]> (q_by_row)
+        {turned}
         {again}
         q_scaled = Mul (q_by_head, factor)
         scores = MatMul (q_scaled, k_by_head)

@@ -9,13 +9,14 @@
 
 #include "custom_ops/varlen_attention/cpu.h"
 
-#include <limits>
 #include <vector>
 
 #include "custom_ops/cpu/scratch.h"
 #include "custom_ops/cpu/sizes.h"
 #include "custom_ops/cpu/vector.h"
+#include "custom_ops/varlen_attention/few_queries.h"
 #include "custom_ops/varlen_attention/packing.h"
+#include "custom_ops/varlen_attention/softmax.h"
 #include "custom_ops/varlen_attention/tasks.h"
 #include "custom_ops/varlen_attention/tiles.h"
 
@@ -23,74 +24,11 @@ namespace turbo_onnx {
 namespace TURBO_ISA {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kBlockRows = 48;       // most queries whose scores are held at a time
 constexpr size_t kBlockScores = 4096;   // floats of scores that are held at a time, about
 constexpr size_t kChunkFloats = 32768;  // of packed K, and of packed V
 constexpr size_t kMostChunkKeys = 512;
 constexpr size_t kMostTogether = 4;  // heads that share a packed chunk: what they carry to the next grows with them
-
-// The rows of the output for one head that see no key at all: nothing to sum, or a softmax over nothing but -inf.
-void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t head) {
-  const float value = unit.keys == 0 || args.guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-  const size_t width = args.value_head_size;
-  for (size_t q = unit.first; q < unit.last; ++q) {
-    float* row = args.output + (unit.query_row + q) * args.heads * width + head * width;
-    for (size_t i = 0; i < width; ++i) row[i] = value;
-  }
-}
-
-// Adds the attention bias of one query to its scores.
-void add_bias(float* scores, const float* bias, size_t stride, size_t keys) {
-  if (stride == 1) {
-    size_t j = 0;
-    for (; j + kLanes <= keys; j += kLanes) store(scores + j, load(scores + j) + load(bias + j));
-    if (j < keys) store(scores + j, load(scores + j, keys - j) + load(bias + j, keys - j), keys - j);
-  } else {
-    for (size_t j = 0; j < keys; ++j) scores[j] += bias[j * stride];
-  }
-}
-
-// The largest of the first `keys` scores and `largest`. What the last of their vectors holds beyond them becomes -inf.
-TURBO_INLINE float largest_of(float* scores, size_t keys, float largest) {
-  Vec most(largest);
-  size_t j = 0;
-  for (; j + kLanes <= keys; j += kLanes) most = max(most, load(scores + j));
-  if (j < keys) {
-    const Vec last = select_less(lane_numbers(), Vec(static_cast<float>(keys - j)), load(scores + j), Vec(-kInfinity));
-    store(scores + j, last);
-    most = max(most, last);
-  }
-  return hmax(most);
-}
-
-// Turns the first `keys` scores into exp(score - largest), and the rest up to `padded` into 0. Returns their sum.
-TURBO_INLINE float exponentiate(float* scores, size_t keys, size_t padded, float largest) {
-  const Vec base(largest == -kInfinity ? 0.0f : largest);
-  Vec sum(0.0f);
-  size_t j = 0;
-  for (; j < keys; j += kLanes) {
-    const Vec e = exp_below_overflow(load(scores + j) - base);
-    store(scores + j, e);
-    sum += e;
-  }
-  for (; j < padded; j += kLanes) store(scores + j, Vec(0.0f));
-  return hsum(sum);
-}
-
-// C = A B over tiles of rows as even as possible. `end` is that of the first row.
-void multiply(Matrix a, size_t rows, Matrix b, size_t depth, size_t vectors, Epilogue end) {
-  size_t tiles = (rows + kTileRows[vectors] - 1) / kTileRows[vectors];
-  for (; tiles > 0; --tiles) {
-    const size_t height = (rows + tiles - 1) / tiles;
-    kTiles[vectors - 1][height - 1](a, b, depth, end);
-    rows -= height;
-    a.data += height * a.stride;
-    end.dst += height * end.stride;
-    if (end.keep) end.keep += height;
-    if (end.scale) end.scale += height;
-  }
-}
 
 // The sizes of the buffers that one thread works in. They depend on the head size and the longest sequence, and are
 // bounded.
@@ -153,21 +91,15 @@ void find_seen(const VarlenAttentionArguments& args, const Block& block, Keys* s
       seen[r] = {0, width};
       continue;
     }
-    const Keys keys = seen_keys(args, block.unit, block.first + r);
-    const size_t last = keys.last > begin ? smaller(keys.last - begin, width) : 0;
-    seen[r] = {keys.first > begin ? smaller(keys.first - begin, last) : 0, last};
+    seen[r] = seen_keys(args, block.unit, block.first + r).within({begin, begin + width});
   }
-}
-
-const float* head_bias(const ProjectedRows& rows, size_t head, size_t width) {
-  return rows.bias ? rows.bias + head * width : nullptr;
 }
 
 // scores = scale * query key^T + attention bias.
 void score(const VarlenAttentionArguments& args, const Block& block, const Buffers& buffers) {
   const size_t size = args.head_size;
-  copy_rows(args.query.data + (block.unit.query_row + block.first) * args.query.stride + block.head * size,
-            args.query.stride, head_bias(args.query, block.head, size), block.rows, size, buffers.queries, size);
+  copy_rows(args.query.head(block.unit.query_row, block.head) + block.first * args.query.stride, args.query.stride,
+            args.query.bias_of(block.head, size), block.rows, size, buffers.queries, size);
   for (size_t k = block.from; k < block.width;) {
     const size_t panel = k / kTileColumns * kTileColumns;
     const size_t vectors = (smaller(block.width - panel, kTileColumns) - (k - panel) + kLanes - 1) / kLanes;
@@ -209,14 +141,6 @@ void weigh(const VarlenAttentionArguments& args, const Block& block, const Buffe
   for (size_t r = 0; r < block.rows; ++r) {
     const float sum = exponentiate(scores + r * buffers.score_stride, seen[r].last, padded, largest[r]);
     sums[r] = block.fresh ? sum : sums[r] * keep[r] + sum;
-  }
-}
-
-// 1 / sum for each of the rows. Where the softmax is not defined, NaN, or 0 if that is guarded against.
-void invert(float* sums, size_t rows, bool guard) {
-  for (size_t r = 0; r < rows; ++r) {
-    const bool defined = sums[r] > 0.0f;
-    sums[r] = defined ? 1.0f / sums[r] : guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
 }
 
@@ -294,10 +218,10 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t first
   };
   for (size_t start = unit.seen.first; start < unit.seen.last; start += buffers.chunk) {
     const size_t chunk = smaller(unit.seen.last - start, buffers.chunk);
-    pack_keys(args.key.data + (unit.key_row + start) * args.key.stride + shared * size, args.key.stride,
-              head_bias(args.key, shared, size), chunk, size, buffers.keys);
-    copy_rows(args.value.data + (unit.key_row + start) * args.value.stride + shared * value_size, args.value.stride,
-              head_bias(args.value, shared, value_size), chunk, value_size, buffers.values, buffers.value_padded);
+    pack_keys(args.key.head(unit.key_row, shared) + start * args.key.stride, args.key.stride,
+              args.key.bias_of(shared, size), chunk, size, buffers.keys);
+    copy_rows(args.value.head(unit.key_row, shared) + start * args.value.stride, args.value.stride,
+              args.value.bias_of(shared, value_size), chunk, value_size, buffers.values, buffers.value_padded);
     for (size_t head = first_head; head < last_head; ++head) {
       for (size_t first = unit.first; first < unit.last; first += height) {
         Block block = block_of(args, unit, first, height, start, chunk);
@@ -323,13 +247,15 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t first
 }  // namespace
 
 void varlen_attention(const VarlenAttentionArguments& args, const Parallel& parallel) {
-  const std::vector<Unit> units = cut_into_units(args);
+  std::vector<Unit> units = cut_into_units(args);
+  const FewQueries few(args, take_few_queries(args, units));
   const std::vector<Task> tasks = group_into_tasks(units, args.heads, args.key_heads);
   size_t longest = 0;
   for (const Unit& unit : units) longest = larger(longest, unit.seen.count());
   const Buffers layout(args, longest);
   const size_t group = args.heads / args.key_heads;
-  parallel(tasks.size(), [&](size_t t) {
+  parallel(tasks.size() + few.tasks(), [&](size_t t) {
+    if (t >= tasks.size()) return few.attend(t - tasks.size());
     Buffers buffers = layout;
     buffers.place(scratch(layout.floats), args.head_size);
     const Task& task = tasks[t];
@@ -342,6 +268,7 @@ void varlen_attention(const VarlenAttentionArguments& args, const Parallel& para
       }
     }
   });
+  few.join(parallel);
 }
 
 }  // namespace TURBO_ISA

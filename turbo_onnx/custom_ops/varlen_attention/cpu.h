@@ -7,11 +7,19 @@
 
 namespace turbo_onnx {
 
-// Rows of float32 tokens; column h * head_size + d is dimension d of head h. A null bias is none.
-struct ProjectedRows {
+// The heads of float32 tokens: side by side in rows, or one after the other in each sequence. A null bias is none; that
+// of dimension d of head h is at h * head_size + d.
+struct Projected {
   const float* data;
-  size_t stride;  // floats from one row to the next
+  size_t stride;       // floats from a token to the next, for one head
+  size_t head_stride;  // floats from a head to the next, for one token
+  size_t width;        // floats that each token of the sequences before takes, for all heads
   const float* bias;
+
+  // The first token of a head in a sequence that has `before` tokens before it.
+  const float* head(size_t before, size_t head) const { return data + before * width + head * head_stride; }
+
+  const float* bias_of(size_t head, size_t head_size) const { return bias ? bias + head * head_size : nullptr; }
 };
 
 // How many positions before and after its own a query sees. Causal attention sees none after it.
@@ -32,7 +40,7 @@ struct AttentionBias {
 };
 
 struct VarlenAttentionArguments {
-  ProjectedRows query, key, value;
+  Projected query, key, value;
   const int32_t* cu_seqlens;  // [batch + 1], ascending from 0, of queries and keys alike; null for the dense form
   size_t batch;
   size_t query_length, key_length;  // of every sequence, in the dense form

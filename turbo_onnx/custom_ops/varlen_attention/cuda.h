@@ -34,6 +34,7 @@ class CudaVarlenAttention {
                          .value("head", operands.head_size)
                          .value("value", operands.value_head_size)
                          .value("joined", joined)
+                         .value("by_head", form_.keys_by_head)
                          .value("packed", packed)
                          .value("causal", form_.window.causal())
                          .value("window", window)

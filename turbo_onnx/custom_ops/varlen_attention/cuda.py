@@ -10,7 +10,7 @@ from typing import NamedTuple
 from turbo_onnx.custom_ops.cuda.sizes import known, power_of_two
 from turbo_onnx.custom_ops.cuda.targets import shared_limit
 from turbo_onnx.custom_ops.cuda.variant import Use, Variant, key, pointer
-from turbo_onnx.custom_ops.varlen_attention.window import key_heads, window_of
+from turbo_onnx.custom_ops.varlen_attention.window import key_heads, keys_by_head, window_of
 from turbo_onnx.errors import Reject
 
 _KERNEL = "turbo_onnx.custom_ops.varlen_attention.flash_attention"
@@ -101,10 +101,11 @@ def variants(use: Use, capability: int) -> list[Variant]:
     heads = int(use.attributes["num_heads"])
     try:
         shared, window = key_heads(use.attributes), window_of(use.attributes)
+        by_head = keys_by_head(use.attributes, [name for name in ("key", "cu_seqlens") if use.has(name)])
     except ValueError as error:
         raise Reject(str(error)) from error
     width, parts = known(use, "query", -1), heads + 2 * shared if joined else heads
-    value_width, value_parts = (width, parts) if joined else (known(use, "value", -1), shared)
+    value_width, value_parts = (width, parts) if joined else (known(use, "value", -1), 1 if by_head else shared)
     if width % parts or value_width % value_parts:
         raise Reject("widths {} and {} are not multiples of {} and {} heads", width, value_width, parts, value_parts)
     head, value = width // parts, value_width // value_parts
@@ -113,6 +114,7 @@ def variants(use: Use, capability: int) -> list[Variant]:
     sizes = {"heads": heads, "kv_heads": shared, "head": head, "value": value}
     flags = {
         "joined": joined,
+        "by_head": by_head,
         "packed": use.has("cu_seqlens"),
         "causal": window.causal,
         "window": window.by_distance,
@@ -140,7 +142,7 @@ def _by_key(use: Use) -> list[bool]:
     bias, key = use.shapes.get("attention_bias"), use.shapes.get("key" if use.has("key") else "query")
     if bias is None or key is None:
         return [False, True]
-    if bias[3] == key[1]:
+    if bias[3] == key[2 if len(key) == 4 else 1]:
         return [True]
     return [False, True] if bias[3] == 1 or isinstance(bias[3], str) else [True]
 

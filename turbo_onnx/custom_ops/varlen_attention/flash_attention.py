@@ -240,6 +240,7 @@ def varlen_attention(
     HEAD: tl.constexpr,
     VALUE: tl.constexpr,
     JOINED: tl.constexpr,
+    BY_HEAD: tl.constexpr,
     PACKED: tl.constexpr,
     CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -260,7 +261,8 @@ def varlen_attention(
 
     query, key and value are rows of HEADS * HEAD, KV_HEADS * HEAD and KV_HEADS * VALUE columns; HEADS / KV_HEADS heads
     of the queries share one of keys and values. Where JOINED, query holds all three side by side, and the others are
-    not read. query_rows and key_rows are those of one sequence, or of all where PACKED: then cu_seqlens
+    not read. Where BY_HEAD, keys and values are [KV_HEADS, key_rows, HEAD or VALUE] for each sequence, one after the
+    other. query_rows and key_rows are those of one sequence, or of all where PACKED: then cu_seqlens
     [sequences + 1] says where each starts. bias is for the columns of query, key and value, one after the other. The
     attention bias has strides in elements; BIAS_BY_QUERY and BIAS_BY_KEY say whether it has values of its own for each
     query and each key, and those of the keys are neighbours. With a WINDOW a query sees the keys that stand at most
@@ -298,14 +300,19 @@ def varlen_attention(
     VALUE_WIDTH: tl.constexpr = KV_HEADS * VALUE
     OUTPUT_WIDTH: tl.constexpr = HEADS * VALUE
     QUERY_STRIDE: tl.constexpr = QUERY_WIDTH + 2 * KEY_WIDTH if JOINED else QUERY_WIDTH
-    KEY_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else KEY_WIDTH
-    VALUE_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else VALUE_WIDTH
+    KEY_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else HEAD if BY_HEAD else KEY_WIDTH
+    VALUE_STRIDE: tl.constexpr = QUERY_STRIDE if JOINED else VALUE if BY_HEAD else VALUE_WIDTH
     shared = head // (HEADS // KV_HEADS)
     if JOINED:
         key = query + QUERY_WIDTH
         value = query + (QUERY_WIDTH + KEY_WIDTH)
-    key += key_begin * KEY_STRIDE + shared * HEAD
-    value += key_begin * VALUE_STRIDE + shared * VALUE
+    if BY_HEAD:
+        key_begin = key_begin * KV_HEADS + shared.to(tl.int64) * key_rows
+        key += key_begin * HEAD
+        value += key_begin * VALUE
+    else:
+        key += key_begin * KEY_STRIDE + shared * HEAD
+        value += key_begin * VALUE_STRIDE + shared * VALUE
     query += query_begin * QUERY_STRIDE + head * HEAD
     q = _load_rows(query, rows, QUERY_STRIDE, HEAD, BLOCK_QUERIES, BLOCK_HEAD, True)
 

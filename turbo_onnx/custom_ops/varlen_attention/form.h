@@ -1,4 +1,4 @@
-// Which attention a node is, whatever its inputs are: heads, and which keys a query may see.
+// Which attention a node is, whatever its inputs are: heads, which keys a query may see, and how these lie.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@ namespace turbo_onnx {
 struct VarlenAttentionForm {
   size_t heads, key_heads;  // of queries, and of keys and values
   Window window;
+  bool keys_by_head;  // keys and values are [B, G, L, D], and not rows
 
   explicit VarlenAttentionForm(const signature::VarlenAttention::Attributes& attributes) {
     const int64_t all = attributes.num_heads, shared = attributes.kv_num_heads;
@@ -24,6 +25,7 @@ struct VarlenAttentionForm {
     window.before = bound(attributes.window_before, "window_before");
     window.after = bound(attributes.window_after, "window_after");
     if (attributes.causal != 0) window.after = 0;
+    keys_by_head = attributes.keys_by_head != 0;
   }
 
  private:

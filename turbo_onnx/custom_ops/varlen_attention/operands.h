@@ -29,20 +29,11 @@ struct VarlenAttentionOperands {
         attention_bias(context.input(In::attention_bias)),
         positions(context.input(In::positions)),
         heads(form.heads) {
-    check_rows();
     const size_t shared = form.key_heads;
-    const size_t whole = query.last_dimension();
-    head_size = whole / (key ? heads : heads + 2 * shared);
-    value_head_size = value ? value.last_dimension() / shared : head_size;
-    if (key) {
-      const size_t width = key.last_dimension(), value_width = value.last_dimension();
-      require(whole % heads == 0 && width % shared == 0 && value_width % shared == 0, "widths ", whole, ", ", width,
-              " and ", value_width, " are not multiples of ", heads, ", ", shared, " and ", shared, " heads");
-      require(width == shared * head_size, "query has shape ", query.shape, " and key ", key.shape,
-              ", whose heads have another width");
+    if (form.keys_by_head) {
+      find_sizes_of_heads(shared);
     } else {
-      require(whole == (heads + 2 * shared) * head_size, "query has shape ", query.shape,
-              ", whose width is not that of ", heads, " heads of queries and ", shared, " of keys and of values");
+      find_sizes_of_rows(shared);
     }
     key_columns = heads * head_size;
     value_columns = key_columns + shared * head_size;
@@ -58,12 +49,43 @@ struct VarlenAttentionOperands {
     } else {
       sequences = query.count(0, 1);
       query_rows = query.count(1, 2);
-      key_rows = (key ? key : query).count(1, 2);
+      key_rows = form.keys_by_head ? key.count(2, 3) : (key ? key : query).count(1, 2);
       if (attention_bias) find_bias_strides();
     }
   }
 
  private:
+  void find_sizes_of_heads(size_t shared) {
+    require(key && value && !cu_seqlens, "keys_by_head is 1, but key and value must be there, and cu_seqlens must not");
+    const Shape &of_query = query.shape, &of_key = key.shape, &of_value = value.shape;
+    bool fits = of_query.size() == 3 && of_key.size() == 4 && of_value.size() == 4;
+    for (size_t i = 0; fits && i < 3; ++i) fits = of_key[i] == of_value[i];
+    require(fits && of_key[0] == of_query[0] && key.count(1, 2) == shared, "query, key and value have shapes ",
+            of_query, ", ", of_key, ", ", of_value, ", but must be [B, S, H*D], [B, ", shared, ", L, D] and [B, ",
+            shared, ", L, Dv] as keys_by_head is 1");
+    head_size = key.last_dimension();
+    value_head_size = value.last_dimension();
+    require(query.last_dimension() == heads * head_size, "query has shape ", of_query, ", but ", heads,
+            " heads like those of key, which has ", of_key, ", are ", heads * head_size, " columns");
+  }
+
+  void find_sizes_of_rows(size_t shared) {
+    check_rows();
+    const size_t whole = query.last_dimension();
+    head_size = whole / (key ? heads : heads + 2 * shared);
+    value_head_size = value ? value.last_dimension() / shared : head_size;
+    if (key) {
+      const size_t width = key.last_dimension(), value_width = value.last_dimension();
+      require(whole % heads == 0 && width % shared == 0 && value_width % shared == 0, "widths ", whole, ", ", width,
+              " and ", value_width, " are not multiples of ", heads, ", ", shared, " and ", shared, " heads");
+      require(width == shared * head_size, "query has shape ", query.shape, " and key ", key.shape,
+              ", whose heads have another width");
+    } else {
+      require(whole == (heads + 2 * shared) * head_size, "query has shape ", query.shape,
+              ", whose width is not that of ", heads, " heads of queries and ", shared, " of keys and of values");
+    }
+  }
+
   void check_rows() const {
     const size_t rank = cu_seqlens ? 2 : 3;
     require(query.shape.size() == rank, "query has shape ", query.shape, ", but must have rank ", rank,

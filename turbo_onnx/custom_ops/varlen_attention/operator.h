@@ -38,16 +38,34 @@ class VarlenAttention {
     const size_t key_columns = operands.key_columns, value_columns = operands.value_columns;
     const float* q = query.as<float>();
     const float* b = operands.bias.as<float>();
-    args.query = {q, query.last_dimension(), b};
-    args.key = {key ? key.as<float>() : q + key_columns, (key ? key : query).last_dimension(),
-                b ? b + key_columns : nullptr};
-    args.value = {value ? value.as<float>() : q + value_columns, (value ? value : query).last_dimension(),
-                  b ? b + value_columns : nullptr};
+    args.query = side_by_side(q, query.last_dimension(), operands.head_size, b);
+    const float* key_bias = b ? b + key_columns : nullptr;
+    const float* value_bias = b ? b + value_columns : nullptr;
+    if (form_.keys_by_head) {
+      args.key = apart(key, form_.key_heads, key_bias);
+      args.value = apart(value, form_.key_heads, value_bias);
+    } else {
+      args.key = side_by_side(key ? key.as<float>() : q + key_columns, (key ? key : query).last_dimension(),
+                              operands.head_size, key_bias);
+      args.value = side_by_side(value ? value.as<float>() : q + value_columns, (value ? value : query).last_dimension(),
+                                operands.value_head_size, value_bias);
+    }
     args.output = context.output<float>(Out::output, operands.output);
     kernels.varlen_attention(args, context.parallel());
   }
 
  private:
+  // Heads in rows of `width` floats.
+  static Projected side_by_side(const float* data, size_t width, size_t size, const float* bias) {
+    return {data, width, size, width, bias};
+  }
+
+  // Heads of a tensor [B, G, L, D].
+  static Projected apart(const Tensor& tensor, size_t heads, const float* bias) {
+    const size_t size = tensor.last_dimension();
+    return {tensor.as<float>(), size, tensor.count(2, 4), heads * size, bias};
+  }
+
   // The kernel trusts that two rows of a sequence are at least as far apart in positions as in rows.
   static void require_ascending(const Tensor& positions, const Tensor& cu_seqlens) {
     const int64_t* at = positions.as<int64_t>();

@@ -20,6 +20,8 @@ def reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[A
         size = query.shape[-1] // (heads + 2 * shared)
         q, k, v = np.split(query.astype(np.float64), [heads * size, (heads + shared) * size], axis=-1)
     else:
+        if attributes.get("keys_by_head", 0):
+            key, value = (_as_rows(heads) for heads in (key, value))
         q, k, v = (rows.astype(np.float64) for rows in (query, key, value))
     if bias is not None:
         of_q, of_k, of_v = np.split(bias.astype(np.float64), np.cumsum([q.shape[-1], k.shape[-1]]))
@@ -36,6 +38,12 @@ def reference(inputs: Sequence[Array | None], attributes: Attributes) -> tuple[A
         at = np.arange(queries) + keys - queries
         output = _attend(q, k, v, attention_bias, at, np.arange(keys), attributes)
     return (output.astype(query.dtype),)
+
+
+def _as_rows(heads: Array) -> Array:
+    """[B, G, L, D] as [B, L, G*D]."""
+    batch, shared, keys, size = heads.shape
+    return heads.transpose(0, 2, 1, 3).reshape(batch, keys, shared * size)
 
 
 def _output_width(v: Array, attributes: Attributes) -> int:

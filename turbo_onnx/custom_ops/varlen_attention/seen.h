@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "custom_ops/cpu/sizes.h"
 #include "custom_ops/varlen_attention/cpu.h"
@@ -15,6 +16,12 @@ struct Keys {
   size_t first, last;
 
   size_t count() const { return last - first; }
+
+  // Those among other keys, counted from the first of these.
+  Keys within(Keys others) const {
+    const size_t end = last > others.first ? smaller(last, others.last) - others.first : 0;
+    return {first > others.first ? smaller(first - others.first, end) : 0, end};
+  }
 };
 
 // A block of queries of one sequence, for any head.
@@ -65,6 +72,16 @@ inline Keys seen_keys(const VarlenAttentionArguments& args, const Unit& unit, si
     seen.last = hidden;
   }
   return seen;
+}
+
+// The rows of the output for one head that see no key at all: nothing to sum, or a softmax over nothing but -inf.
+inline void fill_unseen(const VarlenAttentionArguments& args, const Unit& unit, size_t head) {
+  const float value = unit.keys == 0 || args.guard ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  const size_t width = args.value_head_size;
+  for (size_t q = unit.first; q < unit.last; ++q) {
+    float* row = args.output + (unit.query_row + q) * args.heads * width + head * width;
+    for (size_t i = 0; i < width; ++i) row[i] = value;
+  }
 }
 
 }  // namespace TURBO_ISA

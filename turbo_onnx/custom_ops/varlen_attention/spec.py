@@ -26,8 +26,8 @@ _INPUTS = (
         "The queries, column h*D+d for dimension d of head h. Without key and value it holds all three side by side, "
         "Q | K | V, in (H + 2*G) * D columns.",
     ),
-    Operand("key", "T", "[T, G*D] or [B, L, G*D]", "The keys.", optional=True),
-    Operand("value", "T", "[T, G*Dv] or [B, L, G*Dv]", "The values.", optional=True),
+    Operand("key", "T", "[T, G*D], [B, L, G*D] or [B, G, L, D]", "The keys.", optional=True),
+    Operand("value", "T", "[T, G*Dv], [B, L, G*Dv] or [B, G, L, Dv]", "The values.", optional=True),
     Operand("bias", "T", "[H*D + G*D + G*Dv]", "Added to Q | K | V before anything else.", optional=True),
     Operand(
         "cu_seqlens",
@@ -67,6 +67,11 @@ _ATTRIBUTES = (
     ),
     Attribute("window_before", -1, "How many positions before its own a query sees. -1: all."),
     Attribute("window_after", -1, "How many positions after its own a query sees, where causal is 0. -1: all."),
+    Attribute(
+        "keys_by_head",
+        0,
+        "1: key and value are [B, G, L, D] and [B, G, L, Dv], as caches hold them. Only where there is no cu_seqlens.",
+    ),
 )
 
 
@@ -81,6 +86,8 @@ def _output_shapes(shapes: Sequence[Dims | None], attributes: Attributes) -> tup
     heads, shared = int(attributes["num_heads"]), key_heads(attributes)
     if value is None:
         width = query[-1] // 3 if shared == heads else query[-1] // (heads + 2 * shared) * heads
+    elif attributes["keys_by_head"]:
+        width = value[-1] * heads
     else:
         width = value[-1] if shared == heads else value[-1] // shared * heads
     return ((*query[:-1], width),)

@@ -96,5 +96,19 @@ constexpr TileFunction kTiles[][12] = {
 constexpr TileFunction kTiles[][6] = {{TURBO_TILE_ROW(1)}, {TURBO_TILE_ROW(2)}};
 #endif
 
+// C = A B over tiles of rows as even as possible. `end` is that of the first row.
+inline void multiply(Matrix a, size_t rows, Matrix b, size_t depth, size_t vectors, Epilogue end) {
+  size_t tiles = (rows + kTileRows[vectors] - 1) / kTileRows[vectors];
+  for (; tiles > 0; --tiles) {
+    const size_t height = (rows + tiles - 1) / tiles;
+    kTiles[vectors - 1][height - 1](a, b, depth, end);
+    rows -= height;
+    a.data += height * a.stride;
+    end.dst += height * end.stride;
+    if (end.keep) end.keep += height;
+    if (end.scale) end.scale += height;
+  }
+}
+
 }  // namespace TURBO_ISA
 }  // namespace turbo_onnx

@@ -1,10 +1,11 @@
-"""Which keys a query may see by its position, and how heads share keys: what the attributes of VarlenAttention say.
+"""Which keys a query may see, how heads share keys and how these lie: what the attributes of VarlenAttention say.
 
 Causal attention is a window that ends at the query itself, so everything that computes knows windows only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from turbo_onnx.custom_ops.specification import Attributes
@@ -57,6 +58,18 @@ def key_heads(attributes: Attributes) -> int:
     if shared < 0 or (shared and heads % shared):
         raise ValueError(f"num_heads = {heads} is not a multiple of kv_num_heads = {shared}")
     return shared or heads
+
+
+def keys_by_head(attributes: Attributes, present: Container[str]) -> bool:
+    """Whether keys and values are [B, G, L, D] and not rows, given which optional operands there are.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    by_head = bool(attributes.get("keys_by_head", 0))
+    if by_head and ("key" not in present or "cu_seqlens" in present):
+        raise ValueError("keys_by_head is 1, but key and value must be there, and cu_seqlens must not")
+    return by_head
 
 
 def _bound(name: str, value: int) -> int | None:
