@@ -160,6 +160,7 @@ class PaddingFlow:
         if found is None or found.mask is not self.mask:
             return None
         operands = [tensor for tensor in (input_or_none(node, i) for i in range(3)) if tensor is not None]
+        # Keys and values by head are no rows of tokens: their second axis is the heads.
         return found if all(self.layout.lead(tensor) == 2 for tensor in operands) else None
 
     def row_values(self, tensor: Tensor) -> tuple[float, float] | None:

@@ -310,17 +310,6 @@ def test_sizes_may_be_read_on_the_way_to_a_merge_for_that_merge(read_elsewhere: 
     check_equivalent(before, after)
 
 
-def test_keys_from_a_cache_are_brought_side_by_side() -> None:
-    key = f"{KEY} all = Concat<axis = 2>(past, k) kt = Transpose<perm = [0,1,3,2]>(all)"
-    value = f"{VALUE.replace(' v = ', ' v0 = ')} v = Concat<axis = 2>(past, v0)"
-    scores = "a = MatMul(q, kt) p = Softmax<axis = -1>(a) o = MatMul(p, v)"
-    before, after = (layer(scores, key=key, value=value, mask="", inputs=", float[B,2,P,4] past") for _ in range(2))
-    node, _ = fused(after)
-    assert given(node) == ["query", "key", "value", "bias"]
-    data = next(batches()) | {"past": normal(5, 2, 3, 4, seed=9)}
-    equivalent(run(before, data), after, data)
-
-
 ROTATED = (
     "lower = Slice(turned, at0, at2, at3) upper = Slice(turned, at2, at4, at3) minus = Neg(upper) "
     "swapped = Concat<axis = -1>(minus, lower) q = Mul(swapped, half)"

@@ -5,6 +5,9 @@
 becomes one node on [B, S, H*D]. Where Q, K and V are parts of one projection, the node reads the projection itself;
 an interleaved one (head by head, or in another order) is brought to Q | K | V by permuting its weights offline. Keys
 and values that are repeated for several heads of queries are taken as they were before that.
+
+Keys and values that come by head and are more than the queries' own, as from a cache, are read as they are: to make
+rows of them would move all that the cache holds at every step.
 """
 
 from __future__ import annotations
@@ -16,11 +19,20 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op, produced_by
+from turbo_onnx.graph import Editor, Tensor, input_or_none, is_op
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.grouped_heads import before_repeating
-from turbo_onnx.passes.head_layout import Source, is_split_or_merged, only_for, replace_merged, side_by_side, sources
+from turbo_onnx.passes.head_layout import (
+    by_head,
+    is_side_by_side,
+    is_split_or_merged,
+    only_for,
+    replace_merged,
+    side_by_side,
+    sources,
+    whole_source,
+)
 from turbo_onnx.passes.linear import joined_bias, linear, with_columns
 from turbo_onnx.passes.raised import RAISED_DOMAIN
 from turbo_onnx.passes.reshaping import transposed
@@ -37,11 +49,13 @@ class _Projections:
         operands: one tensor [B, S, (H + 2*G)*D], or three, where G is the number of heads of keys and values.
         bias: [H*D + G*D + G*Dv], or None.
         factor: further factor of the scores.
+        keys_by_head: whether keys and values are [B, G, L, D] and [B, G, L, Dv].
     """
 
     operands: tuple[Tensor, ...]
     bias: np.ndarray | None
     factor: float
+    keys_by_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,11 @@ class _Heads:
 
     shape: tuple[int | str, ...]
     found: list[Ancestor]
+
+    @property
+    def unscaled(self) -> list[Ancestor]:
+        """Those that it is no multiple of: nothing else makes up for a factor of values."""
+        return [ancestor for ancestor in self.found if ancestor.view.factor == 1.0]
 
 
 class FuseMultiHeadAttention(Pass):
@@ -96,7 +115,7 @@ def _fuse(edit: Editor, node: gs.Node, opset: int) -> None:
         raise Reject("its heads are neither split above it nor merged below it: fusing it would only add copies")
     found = _shared(found, opset)
     groups = found[1].shape[1]
-    projections = _packed(edit, node, found) or _separate(edit, node, found)
+    projections = _packed(edit, node, found) or _cached(edit, found) or _separate(edit, node, found)
     bias = None if projections.bias is None else edit.constant(projections.bias, f"{node.name}_bias")
     query, key, value = (*projections.operands, None, None)[:3]
     width = heads * operands[2].shape[3]
@@ -106,11 +125,15 @@ def _fuse(edit: Editor, node: gs.Node, opset: int) -> None:
         "causal": int(node.attrs.get("causal", 0)),
         "guard": int(node.attrs.get("guard", 0)),
     }
+    if groups != heads:
+        attrs["kv_num_heads"] = groups
+    if projections.keys_by_head:
+        attrs["keys_by_head"] = 1
     result = edit.node(
         "VarlenAttention",
         [query, key, value, bias, None, input_or_none(node, 3)],
         domain=DOMAIN,
-        attrs=attrs if groups == heads else attrs | {"kv_num_heads": groups},
+        attrs=attrs,
         hint=node.name,
         dtype=operands[0].dtype,
         shape=[batch, rows, width],
@@ -163,16 +186,41 @@ def _packed(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections | 
     return None
 
 
+def _cached(edit: Editor, found: list[_Heads]) -> _Projections | None:
+    """The queries as rows, keys and values by head; None where rows of these cost less, or are as many as queries.
+
+    Either way, what lies otherwise has to be turned. Keys that are as many as queries are of the same tokens: rows of
+    them can be packed.
+    """
+    query, key, value = found
+    if key.shape[2] == query.shape[2]:
+        return None
+    heads = by_head(key.shape, key.found), by_head(value.shape, value.unscaled)
+    in_rows = is_side_by_side(key.found), is_side_by_side(value.unscaled)
+    sizes = key.shape[3], value.shape[3]
+    turned = sum(size if free else -size for size, free in zip(sizes, in_rows, strict=True) if isinstance(size, int))
+    if heads[0] is None or heads[1] is None or turned >= 0:
+        return None
+    source = whole_source(query.found)
+    if source is None:
+        rows, factor = side_by_side(edit, query.shape, query.found)
+    else:
+        rows, factor = source.tensor, source.factor
+        rows = _batch_first(edit, rows) if source.sequence_first else rows
+    operands = (rows, heads[0].tensor, heads[1].tensor)
+    return _Projections(operands, None, factor * heads[0].view.factor, keys_by_head=True)
+
+
 def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
     """Three tensors, with their biases taken off where all of them are the attention's own."""
     tensors: list[Tensor] = []
     biases: list[np.ndarray | None] = []
     factor = 1.0
     for name, operand in zip(_OPERANDS, found, strict=True):
-        usable = [ancestor for ancestor in operand.found if name != "value" or ancestor.view.factor == 1.0]
-        source: Source | None = next((source for source in reversed(sources(usable)) if source.takes_all), None)
+        usable = operand.unscaled if name == "value" else operand.found
+        source = whole_source(usable)
         bias = None
-        if source is None or _is_squeezed(source.tensor):
+        if source is None:
             tensor, own_factor = side_by_side(edit, operand.shape, usable)
         else:
             tensor, own_factor = source.tensor, source.factor
@@ -186,13 +234,6 @@ def _separate(edit: Editor, node: gs.Node, found: list[_Heads]) -> _Projections:
         factor *= own_factor
     bias = joined_bias(biases, [tensor.shape[2] for tensor in tensors])
     return _Projections(tuple(tensors), bias, factor)
-
-
-def _is_squeezed(tensor: Tensor) -> bool:
-    """Whether [B, S, D] is made of a single head [B, 1, S, D]: as a Transpose that may undo the one above it."""
-    node = produced_by(tensor, "Reshape", "Squeeze")
-    batch, rows, size = tensor.shape
-    return node is not None and node.inputs[0].shape == [batch, 1, rows, size]
 
 
 def _batch_first(edit: Editor, tensor: Tensor) -> Tensor:

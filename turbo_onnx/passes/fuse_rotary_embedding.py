@@ -263,11 +263,11 @@ def _is_all(order: np.ndarray, source: Tensor, total: int | None = None) -> bool
 
 
 def _operand_of_scores(node: gs.Node, tensor: Tensor) -> bool:
-    """Whether the node is an attention that reads the tensor as its queries or keys only, and adds nothing to it."""
+    """Whether the node is an attention that reads the tensor as its rows of queries or keys only, and adds nothing."""
     if not is_op(node, "VarlenAttention", domain=DOMAIN) or input_or_none(node, 1) is None:
         return False
     where = [index for index, operand in enumerate(node.inputs) if operand is tensor]
-    if where not in ([0], [1]):
+    if where not in ([0], [1]) or (where == [1] and node.attrs.get("keys_by_head", 0)):
         return False
     bias = input_or_none(node, 3)
     if bias is None:

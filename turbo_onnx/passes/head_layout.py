@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.graph import Editor, Tensor, is_op
+from turbo_onnx.graph import Editor, Tensor, is_op, produced_by
 from turbo_onnx.passes.grouped_heads import repeated_heads
 from turbo_onnx.passes.reshaping import reshaped, transposed
 from turbo_onnx.passes.views import Ancestor, View, applied, axis_of, positions, viewed_input, whole
@@ -85,7 +85,7 @@ def side_by_side(edit: Editor, shape: Sequence[int | str], found: Sequence[Ances
     assert isinstance(heads, int)
     assert isinstance(size, int)
     beside = heads_beside_features(found)
-    ancestor = beside or _moved_to_and_fro(found)
+    ancestor = beside or moved_to_and_fro(found)
     repeated = repeated_heads(ancestor.tensor) if beside is None else None
     if repeated is not None and not repeated.tokens_first:
         return repeated.side_by_side(edit), ancestor.view.factor
@@ -94,11 +94,41 @@ def side_by_side(edit: Editor, shape: Sequence[int | str], found: Sequence[Ances
     return reshaped(edit, split, [0, 0, heads * size], [batch, rows, heads * size]), ancestor.view.factor
 
 
-def _moved_to_and_fro(found: Sequence[Ancestor]) -> Ancestor:
+def moved_to_and_fro(found: Sequence[Ancestor]) -> Ancestor:
     """The operand's farthest ancestor that is the operand itself, but for a factor."""
     operand = found[0]
     unchanged = [each for each in found if each.view.axes == operand.view.axes and not each.view.offsets]
     return next(each for each in reversed(unchanged) if list(each.tensor.shape) == list(operand.tensor.shape))
+
+
+def by_head(shape: Sequence[int | str], found: Sequence[Ancestor]) -> Ancestor | None:
+    """What an operand [B, H, S, D] is made of that is [B, H, S, D] itself, but for a factor."""
+    ancestor = moved_to_and_fro(found)
+    straight = ancestor.view.axes == whole(shape).axes and not ancestor.view.offsets
+    return ancestor if straight and list(ancestor.tensor.shape) == list(shape) else None
+
+
+def is_side_by_side(found: Sequence[Ancestor]) -> bool:
+    """Whether the heads of an operand lie beside each other somewhere above it, so that rows of them cost nothing."""
+    apart = len(moved_to_and_fro(found).tensor.shape) == 5  # [B, S, H, 1, D]
+    return apart or heads_beside_features(found) is not None or whole_source(found) is not None
+
+
+def whole_source(found: Sequence[Ancestor]) -> Source | None:
+    """The farthest tensor of rows of which the operand is all columns, in order.
+
+    Not a single head [B, 1, S, D] without its axis: its rows are made as those of several heads are, by a Transpose
+    that may undo the one above it.
+    """
+    source = next((source for source in reversed(sources(found)) if source.takes_all), None)
+    return None if source is None or _is_squeezed(source.tensor) else source
+
+
+def _is_squeezed(tensor: Tensor) -> bool:
+    """Whether [B, S, D] is made of a single head [B, 1, S, D]."""
+    node = produced_by(tensor, "Reshape", "Squeeze")
+    batch, rows, size = tensor.shape
+    return node is not None and node.inputs[0].shape == [batch, 1, rows, size]
 
 
 def is_split_or_merged(edit: Editor, output: Tensor, found: Sequence[Sequence[Ancestor]], opset: int) -> bool:

@@ -44,9 +44,12 @@ def rows_of(attention: gs.Node, edit: Editor) -> Rows:
     """What the attention's queries, keys and values are before they are rotated.
 
     Raises:
-        Reject: queries and keys are rotated differently, or their rotation is read elsewhere too.
+        Reject: keys and values are no rows; queries and keys are rotated differently, or their rotation is read
+            elsewhere too.
     """
     query, key, value = attention.inputs[:3]
+    if attention.attrs.get("keys_by_head", 0):
+        raise Reject("its keys {} and values {} are by head, and no columns of rows", key.name, value.name)
     found = [produced_by(tensor, "RotaryEmbedding", domain=DOMAIN) for tensor in (query, key)]
     rotations = [node for node in found if node is not None]
     if not rotations:
