@@ -35,6 +35,7 @@ from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_gated_projections import MergeGatedProjections
 from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
 from turbo_onnx.passes.quantize_linear import QuantizeLinear
@@ -90,6 +91,7 @@ LOWER: tuple[Pass, ...] = (
     LowerGelu(),
     LowerRmsNormalization(),
 )
+BRANCHES: tuple[Pass, ...] = (OptimizeBranches(),)
 CONVERT: tuple[Pass, ...] = (ConvertPrecision(), QuantizeLinear())
 NAME: tuple[Pass, ...] = (LimitForms(),)
 
@@ -99,6 +101,7 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
     "pack": PACK,
     "fuse": FUSE,
     "lower": LOWER,
+    "branches": BRANCHES,
     "convert": CONVERT,
     "name": NAME,
 }

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.report import Report, compared_counts, grouped
 
@@ -22,7 +23,9 @@ def headline(report: Report) -> list[str]:
     """What came of it, one sentence each."""
     lines = [f"{report.model}: {report.nodes_before} nodes before, {report.nodes_after} after."]
     found, fused = report.attention_found, report.attention_fused
-    lines.append(f"Attention: {fused} of {found} fused." if found else "Attention: none was found.")
+    unseen = any(rejection.rule == OptimizeBranches.name for rejection in report.rejected)
+    where = " outside of branches and loops" if unseen else ""
+    lines.append(f"Attention: {fused} of {found}{where} fused." if found else f"Attention: none was found{where}.")
     share = f" ({report.packed_node_share:.0%} of the nodes run without padding)"
     lines.append(
         {True: f"Padding: removed{share}.", "partial": f"Padding: removed in part{share}."}.get(
