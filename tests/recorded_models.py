@@ -14,6 +14,7 @@ from turbo_onnx import shapes
 from turbo_onnx.allocation_names import outputs_of
 from turbo_onnx.model import Model
 from turbo_onnx.passes.plan_memory import begin_runs, find
+from turbo_onnx.plan_sizes import SeenSizes
 from turbo_onnx.sequences import Subject
 from turbo_onnx.sessions import Session, library_available, open_session, runtime
 from turbo_onnx.verify_inputs import describe
@@ -42,12 +43,11 @@ def subject(model: Model, folder: Path) -> Subject:
     variables = begin_runs(model)
     node = find(model.graph)
     assert node is not None
-    starts = np.cumsum([0, *(len(tensor.shape) for tensor in node.inputs)]).tolist()
     model.write(folder, "model.onnx", None)
     return Subject(
         folder / "model.onnx",
         specs,
-        [starts[variable.input] + variable.axis for variable in variables],
+        SeenSizes.of(node, variables, specs),
         outputs_of(model.graph),
     )
 

@@ -11,10 +11,13 @@ import pytest
 import turbo_onnx
 from tests.command_line import Run, runner
 from tests.corpus import graphs
+from tests.optimized import optimized
+from tests.recorded_models import needs_recorder
 from turbo_onnx import run_costs
 from turbo_onnx.errors import InputError
 from turbo_onnx.run_costs import measure_cost
-from turbo_onnx.verify_inputs import Recipe
+from turbo_onnx.serialization.reading import read
+from turbo_onnx.verify_inputs import Recipe, describe
 
 GRAPHS = {graph.name: graph for graph in graphs()}
 FEW = (Recipe("one", 1, 5, "full", 0), Recipe("some", 3, 9, "mixed", 0))
@@ -50,6 +53,18 @@ def test_inputs_are_made_for_optimized_models_too(name, tmp_path):
     path = tmp_path / "optimized.onnx"
     turbo_onnx.optimize(GRAPHS[name].load(), output=path, verify=False, skip_passes=["plan-memory"])
     assert len(measure_cost(path, batches=FEW, rounds=1).runs) == len(FEW)
+
+
+@needs_recorder
+@pytest.mark.parametrize("name", ["gpt2-tiny-past__ts17", "llama-tiny-past__dy20"])
+def test_inputs_are_made_for_decoders_whose_memory_is_planned(name, tmp_path):
+    path = tmp_path / "optimized.onnx"
+    path.write_bytes(optimized(name, GRAPHS[name].load).artifact)
+    ids = describe(read(path, artifacts=True))[0]
+    assert (ids.kind, ids.low) == ("ids", 0)
+    assert ids.high > 2
+    measured = measure_cost(path, batches=FEW, rounds=1).runs
+    assert [(len(lengths), max(lengths)) for lengths in measured] == [(1, 5), (3, 9)]
 
 
 def test_a_model_without_ids_is_described_by_the_sizes_of_what_it_was_fed(tmp_path):

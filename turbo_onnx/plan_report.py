@@ -102,6 +102,7 @@ class PlanReport:
             "onnxruntime": self.plan.runtime,
             "alignment": self.plan.alignment,
             "sizes": [{"name": v.name, "role": v.role} for v in self.plan.variables],
+            "assumed": self.plan.assumed,
             "runs": [
                 {
                     "sizes": dict(zip(self.plan.names, run.values, strict=True)),
@@ -162,6 +163,8 @@ class PlanReport:
     def sentences(self) -> list[str]:
         """What the table does not say."""
         lines = [f"{self.model}: recorded with ONNX Runtime {self.plan.runtime or '(unknown)'}."]
+        if self.plan.assumptions:
+            lines.append(f"For runs in which {joined(self.plan.assumed)}; others use the heap.")
         for variant in self.plan.variants:
             lines += _about(variant)
             if variant.exceptions:
@@ -201,6 +204,12 @@ def _about(variant: Variant) -> list[str]:
         more = f" and {len(unknown) - _SHOWN_NAMES} more" if len(unknown) > _SHOWN_NAMES else ""
         lines.append(f"  On the heap, since {_WHY_UNKNOWN}: {', '.join(unknown[:_SHOWN_NAMES])}{more}.")
     return lines
+
+
+def joined(equations: Sequence[str]) -> str:
+    """Equations as part of a sentence; of many the first ones."""
+    more = f" and {len(equations) - _SHOWN_NAMES} more hold" if len(equations) > _SHOWN_NAMES else ""
+    return ", ".join(equations[:_SHOWN_NAMES]) + more
 
 
 def _counted(count: int, what: str) -> str:

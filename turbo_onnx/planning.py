@@ -24,6 +24,7 @@ from turbo_onnx.memory.lifetimes import Lifetimes
 from turbo_onnx.memory.plan import ALIGNMENT, METADATA_KEY, MemoryPlan, Variable, Variant, from_json
 from turbo_onnx.model import Model
 from turbo_onnx.passes.plan_memory import begin_runs, find
+from turbo_onnx.plan_sizes import SeenSizes
 from turbo_onnx.sequences import RunSequence, Subject
 from turbo_onnx.sequences import find as find_sequence
 from turbo_onnx.serialization.metadata import artifact_of
@@ -68,21 +69,22 @@ def make_plan(
         raise Reject("no inputs can be made for '{}' to record runs with", unknown[0])
     node = find(model.graph)
     assert node is not None
-    starts = np.cumsum([0, *(len(tensor.shape) for tensor in node.inputs)]).tolist()
-    axes = [starts[variable.input] + variable.axis for variable in variables]
+    seen = SeenSizes.of(node, variables, specs)
     outputs = outputs_of(model.graph)
     found: _Found = []
     with _written(model, scratch) as path:
-        subject = Subject(path, specs, axes, outputs, Work.of(model.graph))
+        subject = Subject(path, specs, seen, outputs, Work.of(model.graph))
         for level in LEVELS:
             found = _with_level(subject, level, found)
     if not any(sequence.buffers for _, sequence in found):
         raise Reject("ONNX Runtime {} takes no allocator from a library; 1.23 does", runtime().__version__)
     if not any(buffer.kind == "planned" for _, sequence in found for buffer in sequence.buffers):
         raise Reject("a run allocates nothing whose size could be planned, but for its outputs")
-    samples = sample_values(variables)
+    reading = found[0][1].reading
+    chosen = seen.chosen(reading[0] if reading is not None else {})
+    samples = sample_values(chosen.variables)
     variants = [_variant(", ".join(levels), sequence, samples, exact) for levels, sequence in found]
-    return MemoryPlan(tuple(variables), tuple(variants), runtime().__version__)
+    return MemoryPlan(chosen.variables, tuple(variants), runtime().__version__, assumptions=chosen.assumptions)
 
 
 def _with_level(subject: Subject, level: Level, found: _Found) -> _Found:

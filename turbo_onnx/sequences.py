@@ -25,6 +25,7 @@ from turbo_onnx.allocation_names import Allocation
 from turbo_onnx.errors import PassError, Reject
 from turbo_onnx.memory.formula import Formula, fit_all, monomials
 from turbo_onnx.memory.plan import Buffer, Kind
+from turbo_onnx.plan_sizes import SeenSizes
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sessions import Level, Session, explain, open_session
 from turbo_onnx.verify import find_layout
@@ -74,7 +75,7 @@ class Subject:
     Attributes:
         path: its file, with the node that begins a run.
         specs: its inputs.
-        axes: for each size of the plan, which of the extents that a recording has is its value.
+        seen: the sizes that the node sees.
         outputs: the outputs of each node, by what the runtime calls the node.
         work: what a run computes.
         budget: what all runs together may compute.
@@ -82,19 +83,10 @@ class Subject:
 
     path: Path
     specs: Sequence[InputSpec]
-    axes: Sequence[int]
+    seen: SeenSizes
     outputs: Mapping[str, Sequence[str]]
     work: Work = field(default_factory=Work)
     budget: Budget = field(default_factory=Budget)
-
-    def values(self, recording: Recording) -> tuple[int, ...]:
-        """What the plan's sizes were in a run."""
-        return tuple(recording.extents[axis] for axis in self.axes)
-
-    @property
-    def variables(self) -> int:
-        """How many sizes vary."""
-        return len(self.axes)
 
 
 @dataclass(frozen=True)
@@ -139,27 +131,28 @@ def find(subject: Subject, level: Level, known: Sequence[RunSequence] = ()) -> R
     with _folder() as folder:
         session = _open(subject, level, threads=_THREADS, profile=folder / "profile")
         runs = _Runs(session, subject, known[0].reading if known else None)
-        needed = runs.effort.samples(subject.variables)
+        needed = runs.effort.samples(len(runs.axes))
         few = runs.samples(min(runs.effort.few, needed)) if known else []
-        same = [one for one in known if all(explains(one, sample, subject.values(sample)) for sample in few)]
+        same = [one for one in known if all(explains(one, sample, runs.values(sample)) for sample in few)]
         if same:
             session.end_profiling()
             return same[0]
         samples = few + runs.samples(needed - len(few))
         alike = _most_common(samples)
-        sizes = _formulas(subject, alike)
-        edges = runs.edges() if subject.axes else []
+        values = [runs.values(sample) for sample in alike]
+        sizes = _formulas(values, alike)
+        edges = runs.edges() if runs.axes else []
         start = session.get_profiling_start_time_ns()
         named = allocation_names.name(alike, Path(session.end_profiling()), start, subject.outputs)
-    reading, sparing = runs.reading, runs.effort is _SPARING
+    reading, sparing, axes = runs.reading, runs.effort is _SPARING, runs.axes
     del session, runs  # and the weights that they hold
     if any(allocation.scratch for allocation in named) or sparing:
         sizes = _regardless_of_threads(subject, level, alike, sizes, named, reading)
     alive = alike[0].outputs
     buffers = tuple(_buffer(a, size, k in alive) for k, (a, size) in enumerate(zip(named, sizes, strict=True)))
     found = RunSequence(buffers, alike[0].events, reading=reading)
-    others = [sample for sample in (*samples, *edges) if not explains(found, sample, subject.values(sample))]
-    return replace(found, exceptions=tuple(subject.values(sample) for sample in others))
+    others = [sample for sample in (*samples, *edges) if not explains(found, sample, _values(sample, axes))]
+    return replace(found, exceptions=tuple(_values(sample, axes) for sample in others))
 
 
 @contextmanager
@@ -217,6 +210,7 @@ class _Runs:
 
     Attributes:
         reading: how inputs are made.
+        axes: which of the extents that a recording has are the values of the plan's sizes.
         effort: how many runs should be recorded.
 
     Raises:
@@ -228,7 +222,8 @@ class _Runs:
         self.subject = subject
         self.refusal = ""
         self.reading = reading or self._find_reading()
-        recipes = _recipes(subject.variables)
+        self.axes = subject.seen.chosen(self.reading[0]).axes
+        recipes = _recipes(len(self.axes))
         self.effort = _SPARING if self._work(recipes[0]) > _MUCH_WORK else _USUAL
         self._left = iter(recipes if self.effort is _USUAL else self._cheapest_first(recipes))
 
@@ -241,7 +236,24 @@ class _Runs:
             raise self._runs_on_nothing()
         for recipe in RECIPES[:2]:
             self.subject.budget.require(self.subject.work.of_run(make(specs, recipe, *reading, seed=0)))
-        return reading
+        layout, multiple = reading
+        return self.subject.seen.drawn_apart(layout, lambda other: self._runs_on((other, multiple))), multiple
+
+    def _runs_on(self, reading: Reading) -> bool:
+        """Whether the model runs on ragged batches that are made so, as far as they are not too much work."""
+        for recipe in RECIPES[:2]:
+            feed = make(self.subject.specs, recipe, *reading, seed=0)
+            if not self.subject.budget.spend(self.subject.work.of_run(feed)):
+                return False
+            try:
+                self.session.run(None, feed)
+            except Exception:  # the runtime's
+                return False
+        return True
+
+    def values(self, recording: Recording) -> tuple[int, ...]:
+        """What the plan's sizes were in a run."""
+        return _values(recording, self.axes)
 
     def _work(self, recipe: Recipe) -> int:
         return self.subject.work.of_run(self._feed(recipe))
@@ -252,7 +264,7 @@ class _Runs:
         order = {}
         for recipe in recipes:
             shape = tuple(array.shape for array in self._feed(recipe).values())
-            order[recipe] = shapes[shape], self._work(recipe) if self.subject.variables == 1 else 0
+            order[recipe] = shapes[shape], self._work(recipe) if len(self.axes) == 1 else 0
             shapes[shape] += 1
         return sorted(recipes, key=order.__getitem__)
 
@@ -276,7 +288,7 @@ class _Runs:
 
     def of_other_threads(self) -> list[Recording]:
         """Some of the runs that `samples` gives; others, where all have the same sizes, since values differ."""
-        recipes = self._left if self.subject.axes else islice(self._left, 1, None)
+        recipes = self._left if self.axes else islice(self._left, 1, None)
         return self._afforded(islice(self._recorded(recipes), self.effort.other_threads))
 
     def _recorded(self, recipes: Iterable[Recipe]) -> Iterator[Recording]:
@@ -303,10 +315,10 @@ class _Runs:
         return found
 
     def _feed(self, recipe: Recipe) -> Feed:
-        """Where lengths are rounded up to a multiple, one of several multiples."""
+        """Where lengths are rounded up to a multiple, one of several; a single one, which may be special, is rare."""
         multiple = self.reading[1]
         if multiple > 1:
-            recipe = replace(recipe, length=(1 + recipe.length % _MULTIPLES) * multiple)
+            recipe = replace(recipe, length=min(_MULTIPLES, (recipe.length + 1) // 2) * multiple)
         return make(self.subject.specs, recipe, *self.reading, seed=0)
 
 
@@ -318,9 +330,15 @@ def _most_common(samples: Sequence[Recording]) -> list[Recording]:
     return [sample for sample in samples if sample.events == events]
 
 
-def _formulas(subject: Subject, samples: Sequence[Recording]) -> list[Formula | None]:
-    values = np.array([subject.values(sample) for sample in samples], np.int64).reshape(len(samples), -1)
-    return fit_all(values, np.array([sample.sizes for sample in samples], np.int64).reshape(len(samples), -1))
+def _values(recording: Recording, axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(recording.extents[axis] for axis in axes)
+
+
+def _formulas(values: Sequence[tuple[int, ...]], samples: Sequence[Recording]) -> list[Formula | None]:
+    return fit_all(
+        np.array(values, np.int64).reshape(len(samples), -1),
+        np.array([sample.sizes for sample in samples], np.int64).reshape(len(samples), -1),
+    )
 
 
 def _regardless_of_threads(

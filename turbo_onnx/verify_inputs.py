@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.custom_ops.specification import DOMAIN, is_ours
 from turbo_onnx.graph import Tensor, constant_value, consumers, input_or_none, is_op, producer
 from turbo_onnx.model import Model
@@ -84,7 +85,8 @@ RECIPES_OF_DECODERS = (
 )
 """Further ones where there is a past: windows of attention are about long ones."""
 
-Layout = dict[str, str]  # a dynamic dimension's name -> "batch", "length", "past" or "length + past"
+Layout = dict[str, str]
+"""A dynamic dimension's name -> "batch", "length", "past" or "length + past", or a size of its own by `own_size`."""
 
 
 def describe(model: Model, mask: str | None = None) -> list[InputSpec]:
@@ -178,6 +180,9 @@ def _readers(tensor: gs.Variable) -> Iterator[tuple[gs.Node, Tensor, int]]:
             yield node, current, offset
             if is_op(node, *_SAME_ELEMENTS, "Gather") and (node.inputs[0] is current or node.op == "Concat"):
                 stack.append((node.outputs[0], offset))
+            elif node.domain == PLAN_DOMAIN:  # each output is an input
+                passed = [out for t, out in zip(node.inputs, node.outputs, strict=True) if t is current]
+                stack.extend((out, offset) for out in passed)
             elif is_op(node, "Add", "Sub") and node.inputs[0] is current:
                 shift = constant_value(node.inputs[1])
                 if shift is not None and shift.size == 1:
@@ -243,6 +248,11 @@ def _unlikely(reading: tuple[tuple[str, ...], str]) -> int:
     return 1 if set(masks) <= {"length + past"} else 2
 
 
+def own_size(name: str) -> str:
+    """What a layout says of dimensions that have a size of their own, which differs from all others'."""
+    return f"own: {name}"
+
+
 def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: int, seed: int) -> Feed:
     """The inputs of one case.
 
@@ -256,6 +266,9 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
     random = np.random.default_rng([seed, *recipe.name.encode()])
     length = -(-recipe.length // multiple) * multiple
     sizes = {"batch": recipe.batch, "length": length, "past": recipe.past, "length + past": length + recipe.past}
+    for role in sorted(set(layout.values()) - sizes.keys()):
+        others = [size for size in range(2, 20) if size not in sizes.values()]
+        sizes[role] = int(np.random.default_rng([*recipe.name.encode(), *role.encode()]).choice(others))
     feed = {}
     for spec in specs:
         shape = tuple(dim if isinstance(dim, int) else sizes[layout[dim]] for dim in spec.shape)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from turbo_onnx import runtime
 from turbo_onnx.memory.formula import Formula
-from turbo_onnx.memory.plan import Buffer, MemoryPlan, Variable, Variant
+from turbo_onnx.memory.plan import Assumption, Buffer, MemoryPlan, Variable, Variant
 
 Array = npt.NDArray[np.float32]
 WIDTH = 16
@@ -124,9 +124,9 @@ def variant(subject: ort.InferenceSession, sizes: Sequence[int] = (8, 24)) -> Va
     return Variant("recorded", tuple(buffers), events, (planned,))
 
 
-def plan(*variants: Variant) -> str:
+def plan(*variants: Variant, assumptions: Sequence[Assumption] = ()) -> str:
     """The text of a plan in n, the first axis of the first input."""
-    return MemoryPlan((Variable("n", "", 0, 0),), variants).text()
+    return MemoryPlan((Variable("n", "", 0, 0),), variants, assumptions=tuple(assumptions)).text()
 
 
 def wrong(right: Variant, buffer: int = 3) -> Variant:

@@ -77,8 +77,8 @@ def test_buffers_of_no_bytes_are_not_served(probe):
         ("turbo_onnx_plan", "plan", "it does not begin with the word turbo_onnx_plan"),
         (
             "plan 1",
-            "plan 2",
-            "number 1 is 2, but the version of a format that this library knows is an integer from 1 to 1",
+            "plan 3",
+            "number 1 is 3, but the version of a format that this library knows is an integer from 1 to 2",
         ),
         ("1 64", "1 96", "number 2 is no power of two"),
         ("1 64", "1 32", "number 2 is 32, but an alignment is an integer from 64 to 4096"),
@@ -113,6 +113,26 @@ def test_a_damaged_plan_is_refused_with_a_sentence_that_says_where(probe, old, n
     assert found is not None
     assert found.startswith("the memory plan is damaged: ")
     assert sentence in found
+
+
+ASSUMING = SMALL.replace("plan 1 64  1 0 1", "plan 2 64  1 0 1  2 3 0 1 0 4 2 2 0 0")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("2 3 0 1 0", "2 -1 0 1 0", "number 7 is -1, but an input is an integer from 0"),
+        ("2 3 0 1 0", "2 3 -1 1 0", "number 8 is -1, but an axis is an integer from 0"),
+        ("2 3 0 1 0", "2 3 0 1 1", "number 10 is 1, but a variable is an integer from 0 to 0"),
+        ("2 3 0 1 0", "2 3 0 1 -1", "number 10 is -1, but a variable is an integer from 0 to 0"),
+        ("2 3 0 1 0", "2 3 0 65 0", "number 9 is 65, but the number of variables is an integer from 0 to 64"),
+        ("2 3 0 1 0", "7000 3 0 1 0", "number 6 is 7000, but that is more than the text has"),
+    ],
+)
+def test_a_damaged_assumption_is_refused_with_a_sentence_that_says_where(probe, old, new, sentence):
+    assert error(probe, ASSUMING) is None
+    assert offsets(probe, ASSUMING, [100], 3) == offsets(probe, SMALL, [100], 3)
+    assert sentence in error(probe, ASSUMING.replace(old, new))
 
 
 def test_a_plan_of_many_buffers_that_are_all_alive_at_once_is_refused(probe):

@@ -30,7 +30,7 @@ from tests.arena.planned_models import (
 from tests.arena.stacking import offsets_of
 from turbo_onnx import runtime
 from turbo_onnx.memory.formula import Formula
-from turbo_onnx.memory.plan import Buffer
+from turbo_onnx.memory.plan import Assumption, Buffer
 from turbo_onnx.runtime.arena import arena_stats, trim
 
 pytestmark = with_allocators
@@ -151,6 +151,35 @@ def test_a_run_that_leaves_the_variant_to_which_others_kept_is_said_at_once(reco
     assert not warnings(capfd)
     assert_right(subject, reference, 24)
     assert len(warnings(capfd)) == 1
+
+
+def test_runs_of_which_an_assumption_does_not_hold_are_said_once_and_say_nothing_of_the_variant(
+    recorded, reference, capfd
+):
+    width = Assumption("width", 0, 1, (0,))  # which is 16
+    subject = session(model(plan(recorded, wrong(recorded), assumptions=[width])))
+    with counted() as seen:
+        for n in (8, 16, 24, 8, 16, 16):
+            assert_right(subject, reference, n)
+    assert (seen.stats.runs_announced, seen.stats.runs_kept, seen.stats.runs_mismatched) == (6, 3, 3)
+    said = warnings(capfd)
+    assert len(said) == 1
+    assert "axis 1 of input 0 is 16, and the plan is made for runs in which it is 8" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("assumption", "kept"),
+    [
+        (Assumption("no such input", 7, 0, (0,)), 0),
+        (Assumption("no such axis", 0, 2, (0,)), 0),
+        (Assumption("twice n", 0, 1, (0, 0)), 1),
+    ],
+)
+def test_what_is_assumed_of_inputs_that_are_not_there_does_not_hold(recorded, reference, assumption, kept):
+    subject = session(model(plan(recorded, assumptions=[assumption])))
+    with counted() as seen:
+        assert_right(subject, reference, 8)
+    assert (seen.stats.runs_kept, seen.stats.runs_mismatched) == (kept, 1 - kept)
 
 
 def test_a_run_that_fails_does_not_make_the_next_ones_try_another_variant(recorded, reference):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.memory.plans import formula, packed, padded, plan, variant
 from turbo_onnx.errors import InputError
 from turbo_onnx.memory.formula import Formula
-from turbo_onnx.memory.plan import Buffer, MemoryPlan, Variable, Variant, from_json
+from turbo_onnx.memory.plan import Assumption, Buffer, MemoryPlan, Variable, Variant, from_json
 
-ROLES = ("tokens", "batch", "length", "")
+ROLES = ("tokens", "batch", "length", "past", "")
 SMALL = plan(
     [
         variant(
@@ -32,7 +32,7 @@ SMALL = plan(
 
 @st.composite
 def plans(draw: st.DrawFn) -> MemoryPlan:
-    """Any plan: up to four variables, variants with buffers of every kind, orders and trees."""
+    """Any plan: up to four variables, assumptions on them, variants with buffers of every kind, orders and trees."""
     count = draw(st.integers(0, 4))
     names = draw(st.lists(st.text(min_size=1, max_size=5), min_size=count, max_size=count))
     small = st.integers(0, 9)
@@ -45,11 +45,14 @@ def plans(draw: st.DrawFn) -> MemoryPlan:
             max_size=5,
         )
     )
+    parts = st.lists(st.integers(0, count - 1), min_size=1, max_size=2).map(tuple) if count else st.nothing()
+    assumptions = st.lists(st.builds(Assumption, st.text(max_size=5), small, small, parts), max_size=2 * bool(count))
     return MemoryPlan(
         variables,
         tuple(draw(variants(formulas, count)) for _ in range(draw(st.integers(1, 3)))),
         draw(st.text(max_size=8)),
         draw(st.sampled_from([1, 64, 4096])),
+        tuple(draw(assumptions)),
     )
 
 
@@ -91,6 +94,7 @@ def read(text: str) -> dict[str, object]:
     numbers = Numbers(text)
     version, alignment, count = numbers.take(3)
     axes = [numbers.take(2) for _ in range(count)]
+    assumed = [(numbers.take(2), numbers.counted()) for _ in range(numbers.take(1)[0] if version == 2 else 0)]
     formulas = [
         Formula.of((tuple(exponents), c) for c, *exponents in (numbers.take(1 + count) for _ in range(terms)))
         for terms in (numbers.take(1)[0] for _ in range(numbers.take(1)[0]))
@@ -110,7 +114,7 @@ def read(text: str) -> dict[str, object]:
             )
         )
     assert next(numbers.left, None) is None
-    return {"version": version, "alignment": alignment, "axes": axes, "variants": found}
+    return {"version": version, "alignment": alignment, "axes": axes, "assumed": assumed, "variants": found}
 
 
 @given(plans())
@@ -123,9 +127,10 @@ def test_json_is_read_as_it_was_written(wanted: MemoryPlan) -> None:
 @given(plans())
 def test_the_text_says_what_the_plan_does(wanted: MemoryPlan) -> None:
     assert read(wanted.text()) == {
-        "version": 1,
+        "version": 2 if wanted.assumptions else 1,
         "alignment": wanted.alignment,
         "axes": [(v.input, v.axis) for v in wanted.variables],
+        "assumed": [((one.input, one.axis), one.parts) for one in wanted.assumptions],
         "variants": [
             (
                 [(b.size, int(b.kind != "planned")) for b in one.buffers],
@@ -175,6 +180,8 @@ DOCUMENT = json.loads(SMALL.to_json())
         json.dumps(DOCUMENT | {"formulas": [["x"]]}),
         json.dumps(DOCUMENT | {"formulas": [[[8, 10**9]]]}),
         json.dumps(DOCUMENT | {"alignment": float("inf")}),
+        json.dumps(DOCUMENT | {"assumptions": [{"name": "n", "input": 0, "axis": 0, "sum": [1]}]}),
+        json.dumps(DOCUMENT | {"assumptions": [{"name": "n", "input": 0}]}),
     ],
 )
 def test_what_is_no_plan_is_refused(text: str) -> None:
@@ -183,8 +190,8 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
 
 
 def test_a_newer_format_is_refused_by_its_number() -> None:
-    with pytest.raises(InputError, match="has format 2, and this version reads 1; upgrade turbo-onnx"):
-        from_json(json.dumps(DOCUMENT | {"format": 2, "variants": "of another kind"}), "the file")
+    with pytest.raises(InputError, match="has format 3, and this version reads 2; upgrade turbo-onnx"):
+        from_json(json.dumps(DOCUMENT | {"format": 3, "variants": "of another kind"}), "the file")
 
 
 def test_planned_buffers_are_those_that_lie_in_the_block() -> None:

@@ -18,7 +18,7 @@ from turbo_onnx.errors import Reject
 from turbo_onnx.memory.formula import Formula
 from turbo_onnx.memory.plan import METADATA_KEY, Buffer, MemoryPlan, Variable, Variant, from_json
 from turbo_onnx.model import Model
-from turbo_onnx.passes.plan_memory import MOST_VARIABLES, PlanMemory, begin_runs, find, remove
+from turbo_onnx.passes.plan_memory import PlanMemory, begin_runs, find, remove
 from turbo_onnx.sessions import open_session
 
 BEGIN = f"{PLAN_DOMAIN}.{BEGIN_RUN}"
@@ -287,18 +287,6 @@ def test_more_inputs_than_may_share_memory_are_refused() -> None:
     said = refusal(many_inputs(MOST_OPERANDS + 1))
     assert said == f"the model has {MOST_OPERANDS + 1} inputs, and a plan is made for at most {MOST_OPERANDS}"
     assert apply(PlanMemory(Maker()), many_inputs(MOST_OPERANDS)).applied == 1
-
-
-def many_sizes(count: int) -> Model:
-    inputs = ", ".join(f"float[{chr(65 + i)}] x{i}" for i in range(count))
-    joined = ", ".join(f"x{i}" for i in range(count))
-    return small(f"g ({inputs}) => (float[Z] y) {{ y = Concat<axis = 0>({joined}) }}")
-
-
-def test_more_sizes_than_formulas_are_found_in_are_refused() -> None:
-    said = refusal(many_sizes(MOST_VARIABLES + 1))
-    assert said == f"6 sizes vary (A, B, C, D, E, F), and a plan is made for at most {MOST_VARIABLES}"
-    assert len(begin_runs(many_sizes(MOST_VARIABLES))) == MOST_VARIABLES
 
 
 def test_a_model_that_reads_no_inputs_is_refused() -> None:

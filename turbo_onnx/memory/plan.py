@@ -17,13 +17,15 @@ from typing import Any, Literal
 from turbo_onnx.errors import InputError
 from turbo_onnx.memory.formula import Formula
 
-FORMAT = 1
+FORMAT = 2
+FORMAT_WITHOUT_ASSUMPTIONS = 1
+"""How a plan is written that has none."""
 METADATA_KEY = "turbo_onnx.memory_plan"
 ALIGNMENT = 64
 MOST_EXPONENT = 8
 """Of a variable in a formula, for the library too."""
 
-Role = Literal["tokens", "batch", "length", ""]
+Role = Literal["tokens", "batch", "length", "past", ""]
 Kind = Literal["planned", "output", "unknown"]
 
 
@@ -33,7 +35,8 @@ class Variable:
 
     Attributes:
         name: as the model calls it.
-        role: what it stands for, if that is known: all tokens of the batch, its sequences, or its padded length.
+        role: what it stands for, if that is known: all tokens of the batch, its sequences, their padded length, or the
+            length of the past that a decoder is given.
         input, axis: which axis of which input of the node that begins a run has this size.
     """
 
@@ -41,6 +44,22 @@ class Variable:
     role: Role
     input: int
     axis: int
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A size that is no variable: in every run that was recorded it was one, or their sum. Others use the heap.
+
+    Attributes:
+        name: as the model calls it.
+        input, axis: as those of a variable.
+        parts: the variables, by their index in the plan.
+    """
+
+    name: str
+    input: int
+    axis: int
+    parts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -95,12 +114,14 @@ class MemoryPlan:
         variants: at least one.
         runtime: the version of ONNX Runtime that it was recorded with.
         alignment: of every buffer, in bytes.
+        assumptions: what must hold of the other sizes; a run of which it does not hold uses the heap.
     """
 
     variables: tuple[Variable, ...]
     variants: tuple[Variant, ...]
     runtime: str = ""
     alignment: int = ALIGNMENT
+    assumptions: tuple[Assumption, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -131,13 +152,23 @@ class MemoryPlan:
 
     def _listed(self) -> str:
         named = (f"{v.name} ({v.role})" if v.role and v.role != v.name else v.name for v in self.variables)
-        return ", ".join(named) or "none"
+        listed = ", ".join(named) or "none"
+        return f"{listed} (and {', '.join(self.assumed)})" if self.assumptions else listed
+
+    @property
+    def assumed(self) -> list[str]:
+        """What is assumed, such as `total = length + past`."""
+        return [f"{one.name} = {' + '.join(self._called(part) for part in one.parts)}" for one in self.assumptions]
+
+    def _called(self, variable: int) -> str:
+        return self.variables[variable].role or self.variables[variable].name
 
     def text(self) -> str:
         """The plan as the library reads it: a word and then integers, in this order.
 
         - the format's version, the alignment;
         - how many variables; for each its input and axis;
+        - in format 2, how many assumptions; for each its input and axis, of how many variables it is the sum, which;
         - how many formulas; for each how many terms; for each term its coefficient and the variables' exponents;
         - how many variants; for each:
           - how many buffers; for each its formula (-1: not known) and 0 for planned, 1 for heap;
@@ -147,11 +178,20 @@ class MemoryPlan:
         """
         return " ".join(["turbo_onnx_plan", *(str(number) for number in self._numbers())])
 
+    @property
+    def format(self) -> int:
+        """The version of the format that it is written in."""
+        return FORMAT if self.assumptions else FORMAT_WITHOUT_ASSUMPTIONS
+
     def _numbers(self) -> Iterator[int]:
         formulas = self._formulas()
-        yield from (FORMAT, self.alignment, len(self.variables))
+        yield from (self.format, self.alignment, len(self.variables))
         for variable in self.variables:
             yield from (variable.input, variable.axis)
+        if self.assumptions:
+            yield len(self.assumptions)
+            for one in self.assumptions:
+                yield from (one.input, one.axis, *_counted(one.parts))
         yield len(formulas)
         for formula in formulas:
             yield len(formula.terms)
@@ -183,10 +223,11 @@ class MemoryPlan:
         """The plan as JSON; `from_json` reads it."""
         formulas = self._formulas()
         document = {
-            "format": FORMAT,
+            "format": self.format,
             "onnxruntime": self.runtime,
             "alignment": self.alignment,
             "variables": [{"name": v.name, "role": v.role, "input": v.input, "axis": v.axis} for v in self.variables],
+            **({"assumptions": [self._document(one) for one in self.assumptions]} if self.assumptions else {}),
             "formulas": [[[coefficient, *exponents] for exponents, coefficient in f.terms] for f in formulas],
             "variants": [
                 {
@@ -204,6 +245,10 @@ class MemoryPlan:
         }
         separators = (",", ":") if indent is None else None
         return json.dumps(document, indent=indent, separators=separators, ensure_ascii=False)
+
+    @staticmethod
+    def _document(one: Assumption) -> dict[str, Any]:
+        return {"name": one.name, "input": one.input, "axis": one.axis, "sum": list(one.parts)}
 
 
 def _counted(numbers: Sequence[int]) -> Iterator[int]:
@@ -224,7 +269,7 @@ def from_json(text: str, name: str) -> MemoryPlan:
     try:
         document = json.loads(text)
         version = document["format"]
-        if version == FORMAT:
+        if version in (FORMAT, FORMAT_WITHOUT_ASSUMPTIONS):
             return _read(document)
     except (ValueError, OverflowError, KeyError, TypeError, IndexError, AttributeError):
         raise InputError(f"{name}: its memory plan cannot be read; optimize the model again.") from None
@@ -238,10 +283,12 @@ def _read(document: Mapping[str, Any]) -> MemoryPlan:
         Formula.of((tuple(map(_exponent, exponents)), int(coefficient)) for coefficient, *exponents in terms)
         for terms in document["formulas"]
     ]
+    variables = tuple(
+        Variable(str(v["name"]), v["role"], int(v["input"]), int(v["axis"])) for v in document["variables"]
+    )
+    known = range(len(variables))
     return MemoryPlan(
-        variables=tuple(
-            Variable(str(v["name"]), v["role"], int(v["input"]), int(v["axis"])) for v in document["variables"]
-        ),
+        variables=variables,
         variants=tuple(
             Variant(
                 name=str(variant["name"]),
@@ -258,6 +305,10 @@ def _read(document: Mapping[str, Any]) -> MemoryPlan:
         ),
         runtime=str(document["onnxruntime"]),
         alignment=int(document["alignment"]),
+        assumptions=tuple(
+            Assumption(str(one["name"]), int(one["input"]), int(one["axis"]), tuple(known[part] for part in one["sum"]))
+            for one in document.get("assumptions", ())
+        ),
     )
 
 

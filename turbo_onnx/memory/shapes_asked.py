@@ -82,7 +82,7 @@ def _powers(low: int, high: int, base: int) -> Iterator[int]:
 
 def usual(plan: MemoryPlan) -> list[Sizes]:
     """Shapes to show where none were asked for."""
-    others = {variable.name: OTHER for variable in plan.variables if not variable.role}
+    others = {v.role or v.name: OTHER for v in plan.variables if v.role in ("past", "")}
     roles = {variable.role for variable in plan.variables}
     shapes = []
     for batch, length in _USUAL if {"batch", "length", "tokens"} & roles else _USUAL[:1]:

@@ -24,7 +24,6 @@ from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.precision import BFLOAT16, half_type
 
 MOST_EARLY_NODES = 32
-MOST_VARIABLES = 5
 _MATRIX_PRODUCTS = ("MatMul", "Gemm", "Conv", "VarlenAttention", "Attention", "Einsum")
 
 Make = Callable[[Model, Sequence[Variable]], MemoryPlan]
@@ -71,6 +70,7 @@ class PlanMemory(Pass):
             **{kind: sum(buffer.kind == kind for buffer in first.buffers) for kind in ("planned", "unknown")},
             "outputs": sum(buffer.kind == "output" for buffer in first.buffers),
             "orders": len(first.orders),
+            "assumed": plan.assumed,
             "exceptions": [dict(zip(plan.names, values, strict=True)) for values in first.exceptions],
         }
         return report
@@ -208,9 +208,6 @@ def _variables(graph: gs.Graph, passing: Sequence[gs.Variable]) -> list[Variable
     for one in axes:
         if not one.dim.symbols <= names.keys():
             names.setdefault(one.variable.name, one.variable)
-    if len(names) > MOST_VARIABLES:
-        listed = ", ".join(names)
-        raise Reject("{} sizes vary ({}), and a plan is made for at most {}", len(names), listed, MOST_VARIABLES)
     roles = _roles(graph)
     return [Variable(v.name, roles.get(v.name, ""), v.input, v.axis) for v in names.values()]
 

@@ -19,7 +19,8 @@ class ArenaStats:
     Attributes:
         runs_announced: how many runs of models with a plan have begun.
         runs_kept: those that kept to their plan to its end.
-        runs_mismatched: those that allocated or freed something else than their plan says, and went on with the heap.
+        runs_mismatched: those that allocated or freed something else than their plan says, or of whose sizes something
+            does not hold that it assumes, and went on with the heap.
         runs_abandoned: those that broke off: an operator failed, or another run began on the same thread meanwhile.
         runs_over_limit: those that got no block, since the limit forbids it or the system has no memory.
         allocations_served: how many allocations got memory from blocks.

@@ -22,7 +22,7 @@ from turbo_onnx.serialization import wire
 
 _MODEL_METADATA = (14, 2)  # the number of the field in ModelProto, and its wire type: a message
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2  # in StringStringEntryProto
-_ROLES = ("tokens", "batch", "length")
+_ROLES = ("tokens", "batch", "length", "past")
 _FILES_REMEMBERED = 32
 
 _of_sessions: WeakKeyDictionary[Any, Layouts] = WeakKeyDictionary()
@@ -48,7 +48,8 @@ def peak_bytes(
         tokens: how many tokens are real, where padding is removed. By default all of them: batch · length.
         batch: how many sequences there are.
         length: how long they are with padding.
-        sizes: other sizes that the plan is made for, by their names in the model.
+        sizes: other sizes that the plan is made for, by their names in the model, or `past`: the length of what a
+            decoder's cache holds. Sizes that the plan assumes to be equal to these are not asked for.
 
     Raises:
         InputError: the model has no plan, a size is missing that makes a difference or is none of the plan's, or the
@@ -102,7 +103,7 @@ def run_values(layouts: Layouts, sizes: Mapping[str, int | None]) -> tuple[int, 
             known[variable.name] = given[variable.role]
         elif variable.name in given and variable.name not in roles:
             known[variable.name] = given[variable.name]
-    tokens, batch, length = (known.get(roles[role]) if role in roles else None for role in _ROLES)
+    tokens, batch, length, _ = (known.get(roles[role]) if role in roles else None for role in _ROLES)
     if "tokens" in roles and batch is not None and length is not None:
         if tokens is None:
             tokens = known[roles["tokens"]] = batch * length

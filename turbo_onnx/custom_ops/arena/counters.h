@@ -11,7 +11,7 @@ using Counter = std::atomic<int64_t>;
 struct Counters {
   Counter announced{0};   // runs
   Counter kept{0};        // runs that kept to their plan to its end
-  Counter mismatched{0};  // runs that did something else than their plan
+  Counter mismatched{0};  // runs that did something else than their plan, or were not as it assumes
   Counter abandoned{0};   // runs that broke off: an error, or another run began on the thread
   Counter over_limit{0};  // runs that got no block: the limit, or no memory
   Counter served{0};      // allocations from blocks

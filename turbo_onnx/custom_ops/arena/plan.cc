@@ -12,7 +12,7 @@ namespace turbo_onnx::arena {
 namespace {
 
 constexpr const char* kWord = "turbo_onnx_plan";
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2, kVersionWithoutAssumptions = 1;
 constexpr int64_t kLeastAlignment = 64, kMostAlignment = 4096;
 constexpr int64_t kMostVariables = 64, kMostExponent = 8, kMostBuffers = 1 << 16;
 
@@ -78,6 +78,17 @@ void read_variables(Reader& reader, Plan& plan) {
   for (Variable& variable : plan.variables) {
     variable.input = reader.number("an input", 0, std::numeric_limits<int32_t>::max());
     variable.axis = reader.number("an axis", 0, std::numeric_limits<int32_t>::max());
+  }
+}
+
+void read_assumptions(Reader& reader, Plan& plan) {
+  plan.assumptions.resize(reader.count("the number of assumptions"));
+  const auto variables = static_cast<int64_t>(plan.variables.size());
+  for (Assumption& assumption : plan.assumptions) {
+    assumption.input = reader.number("an input", 0, std::numeric_limits<int32_t>::max());
+    assumption.axis = reader.number("an axis", 0, std::numeric_limits<int32_t>::max());
+    assumption.variables.resize(reader.count("the number of variables", kMostVariables));
+    for (int32_t& variable : assumption.variables) variable = reader.small("a variable", 0, variables - 1);
   }
 }
 
@@ -176,11 +187,13 @@ void read_tree(Reader& reader, const Plan& plan, Variant& variant) {
 
 Plan parse_plan(std::string_view text) {
   Reader reader(text);
-  reader.number("the version of a format that this library knows", kVersion, kVersion);
+  const int64_t version =
+      reader.number("the version of a format that this library knows", kVersionWithoutAssumptions, kVersion);
   Plan plan{};
   plan.alignment = static_cast<size_t>(reader.number("an alignment", kLeastAlignment, kMostAlignment));
   if ((plan.alignment & (plan.alignment - 1)) != 0) reader.refuse(reader.where() + "is no power of two");
   read_variables(reader, plan);
+  if (version != kVersionWithoutAssumptions) read_assumptions(reader, plan);
   read_formulas(reader, plan);
   plan.variants.resize(reader.count("the number of variants"));
   if (plan.variants.empty()) reader.refuse(reader.where() + "is 0, but there must be a variant");

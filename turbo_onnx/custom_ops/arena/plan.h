@@ -4,9 +4,10 @@
 //
 // The text is one word and then integers, apart by white space:
 //
-//   turbo_onnx_plan 1
+//   turbo_onnx_plan 2                                        or 1, which has no assumptions
 //   alignment
 //   V variables: input, axis                                 the size of an axis of an input of the marker
+//   A assumptions: input, axis, W variables                  the axis has the size of their sum
 //   F formulas: T terms: coefficient, V exponents            bytes
 //   R variants:
 //     N buffers: formula (-1: unknown), kind (0: planned, 1: on the heap)
@@ -28,6 +29,12 @@ namespace turbo_onnx::arena {
 
 struct Variable {
   int64_t input, axis;
+};
+
+// What was so in every run that was recorded; the plan holds only for runs of which it holds.
+struct Assumption {
+  int64_t input, axis;
+  std::vector<int32_t> variables;
 };
 
 struct Formula {
@@ -68,6 +75,7 @@ constexpr int32_t kAllocate = 0;
 struct Plan {
   size_t alignment;
   std::vector<Variable> variables;
+  std::vector<Assumption> assumptions;
   std::vector<Formula> formulas;
   std::vector<Variant> variants;
 };

@@ -37,6 +37,25 @@ class PlannedSession {
     return true;
   }
 
+  // What of these shapes is not as the plan assumes, for a sentence; empty where all is. After `read`.
+  std::string unlike(const std::vector<std::vector<int64_t>>& shapes, const std::vector<int64_t>& values) const {
+    for (const Assumption& assumption : plan_.assumptions) {
+      const auto input = static_cast<size_t>(assumption.input), axis = static_cast<size_t>(assumption.axis);
+      const std::string place = "axis " + std::to_string(axis) + " of input " + std::to_string(input);
+      if (input >= shapes.size() || axis >= shapes[input].size()) return place + " is not there";
+      uint64_t expected = 0;  // sizes come from outside: a sum may wrap around, but must not be undefined
+      for (const int32_t variable : assumption.variables) {
+        expected += static_cast<uint64_t>(values[static_cast<size_t>(variable)]);
+      }
+      const int64_t size = shapes[input][axis];
+      if (static_cast<uint64_t>(size) != expected) {
+        return place + " is " + std::to_string(size) + ", and the plan is made for runs in which it is " +
+               std::to_string(expected);
+      }
+    }
+    return "";
+  }
+
   // Null where the plan does not fit. May throw std::bad_alloc.
   std::shared_ptr<const Schedule> schedule(size_t variant, const std::vector<int64_t>& values) {
     return schedules_.find(plan_, variant, values);
@@ -62,6 +81,11 @@ class PlannedSession {
       }
       if (tried_.load(std::memory_order_relaxed) < plan_.variants.size()) return;
     }
+    warn(what);
+  }
+
+  // Says once that a run does without the plan.
+  void warn(const std::string& what) noexcept {
     if (warned_.exchange(true, std::memory_order_relaxed)) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     try {

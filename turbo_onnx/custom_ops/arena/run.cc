@@ -287,7 +287,13 @@ void announce(const std::shared_ptr<PlannedSession>& session,
   const size_t variant = session->variant();
   try {
     std::vector<int64_t> values;
-    auto schedule = session->read(shapes, values) ? session->schedule(variant, values) : nullptr;
+    const bool readable = session->read(shapes, values);
+    const std::string unlike = readable ? session->unlike(shapes, values) : "";
+    if (!unlike.empty()) {  // which says nothing of the variant
+      count(counters().mismatched);
+      return session->warn(unlike);
+    }
+    auto schedule = readable ? session->schedule(variant, values) : nullptr;
     if (schedule == nullptr) {
       count(counters().mismatched);
       return session->mismatched(variant, "the plan has no sizes for inputs of these shapes");
