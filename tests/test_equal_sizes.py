@@ -133,5 +133,5 @@ def test_one_key_for_many_values_is_refused_rather_than_broadcast() -> None:
     session = open_session(model.to_proto().SerializeToString(), library=True)
     np.testing.assert_allclose(session.run(["y"], fits)[0], original.run(["y"], fits)[0], atol=1e-5)
     assert original.run(["y"], broadcast)[0].shape == (2, 1, 8)  # one score, to which five numbers are added
-    with pytest.raises(Exception, match=r"query, key and value have shapes \[2, 1, 8\], \[2, 2, 1, 4\], \[2, 2, 5, 4\]"):
+    with pytest.raises(Exception, match=r"key and value have shapes \[2, 1, 8\], \[2, 2, 1, 4\], \[2, 2, 5, 4\]"):
         session.run(["y"], broadcast)
