@@ -294,9 +294,9 @@ def test_the_default_output_keeps_the_folder() -> None:
 def test_a_process_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
     source = save(encoder(), tmp_path / "model.onnx")
     program = (
-        "import sys, time\nfrom turbo_onnx import cli, optimizer\n"
+        "import sys, time\nfrom turbo_onnx import cli, proof\n"
         "def wait(*a, **k):\n    print('verifying', flush=True)\n    time.sleep(30)\n"
-        "optimizer.verify = wait\ncli.main(sys.argv[1:])"
+        "proof.refer = wait\ncli.main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, "optimize", str(source)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -19,7 +19,7 @@ from tests.command_line import Run, runner
 from tests.corpus import CorpusGraph, graphs
 from tests.passes.support import normal
 from tests.small_models import encoder, save
-from turbo_onnx import optimizer, pipeline, runtime
+from turbo_onnx import optimizer, pipeline, proof, runtime
 from turbo_onnx.comparison import compare_files
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.inspection import inspect
@@ -29,7 +29,7 @@ from turbo_onnx.passes.base import Pass, PassReport
 from turbo_onnx.passes.quantize_linear import SMALLEST
 from turbo_onnx.report_text import headline, to_text
 from turbo_onnx.tolerances import COARSE_TOLERANCES, Tolerance, difference_of
-from turbo_onnx.verify import Verification, verify
+from turbo_onnx.verify import Reference, Verification, refer, verify
 from turbo_onnx.verify_inputs import describe
 
 LAYERS = {
@@ -226,6 +226,18 @@ def test_what_is_done_before_is_verified_in_float32_first_and_only_where_anythin
     assert "verify in float32" not in steps(precision="int8", skip_passes=["quantize-linear"])
     assert "verify in float32" not in steps(precision="int8", verify=False)
     assert "verify in float32" not in steps(precision="fp32")
+
+
+def test_the_original_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+
+    def counted(*arguments: Any) -> Reference:
+        runs.append(arguments)
+        return refer(*arguments)
+
+    monkeypatch.setattr(proof, "refer", counted)
+    assert turbo_onnx.optimize(layers(), precision="int8").report.verify.cases == 9
+    assert len(runs) == 1
 
 
 def test_inputs_of_the_callers_are_compared_in_both(tmp_path: Path) -> None:

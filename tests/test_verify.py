@@ -19,7 +19,7 @@ from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.model import Model
 from turbo_onnx.sessions import open_session
 from turbo_onnx.tolerances import TOLERANCES, difference_of
-from turbo_onnx.verify import Verification, load_cases, require, verify
+from turbo_onnx.verify import Verification, load_cases, refer, require, verify
 from turbo_onnx.verify_inputs import RECIPES, RECIPES_OF_DECODERS, InputSpec, describe, layouts, make, token_mask
 
 ENCODER = describe(Model.from_proto(encoder()))
@@ -212,6 +212,14 @@ def test_a_difference_beyond_the_tolerance_is_found_and_described() -> None:
     with pytest.raises(VerificationError, match="nothing was written") as caught:
         require(found, "in.onnx")
     assert caught.value.exit_code == 3
+
+
+def test_candidates_are_compared_with_one_run_of_the_original() -> None:
+    known = refer(original(), ENCODER)
+    other = weight()
+    other[3, 4] += 1e-3
+    for candidate in (changed(weight=other), original()):
+        assert verify(known, candidate, ENCODER) == verify(original(), candidate, ENCODER)
 
 
 def test_a_difference_within_the_tolerance_is_measured() -> None:

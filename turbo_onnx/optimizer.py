@@ -21,13 +21,12 @@ from turbo_onnx.calibration import Samples, magnitudes
 from turbo_onnx.custom_ops.cuda import tuning as tuning_files
 from turbo_onnx.custom_ops.remove_padding.spec import TOTAL_TOKENS
 from turbo_onnx.custom_ops.specification import is_ours
-from turbo_onnx.emulation import fed, runnable_on_cpu
+from turbo_onnx.emulation import fed
 from turbo_onnx.errors import FusionRequiredError, InputError, OutputError
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, from_json
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options, Packing
-from turbo_onnx.own_precision import coarsest, coarsest_result, computes_in_half, learn_types, own_precision
-from turbo_onnx.padding_mask import computed_mask
+from turbo_onnx.own_precision import learn_types, own_precision
 from turbo_onnx.passes.base import Pass
 from turbo_onnx.passes.convert_precision import ConvertPrecision
 from turbo_onnx.passes.embed_kernels import EmbedKernels
@@ -37,11 +36,12 @@ from turbo_onnx.passes.quantize_linear import QuantizeLinear
 from turbo_onnx.passes.widen_precision import WidenPrecision
 from turbo_onnx.planning import make_plan
 from turbo_onnx.precision import Precision
+from turbo_onnx.proof import Proof
 from turbo_onnx.report import Report
 from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.metadata import Artifact
 from turbo_onnx.serialization.reading import read
-from turbo_onnx.verify import Verification, load_cases, require, verify
+from turbo_onnx.verify import load_cases, require
 from turbo_onnx.verify_inputs import Feed, InputSpec, describe, with_binary_inputs
 
 Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
@@ -155,7 +155,7 @@ def optimize(
     say("read")
     loaded = read(model)
     learn_types(loaded)
-    own, coarsest_type = own_precision(loaded), coarsest_result(loaded)
+    own = own_precision(loaded)
     widens = any(isinstance(step, WidenPrecision) for step in asked)
     options = options.for_model(own if widens else "fp32")
     steps = pipeline.select(options)
@@ -164,6 +164,7 @@ def optimize(
         check_output(loaded, path)
     specs = fed(describe(loaded))
     cases = _own_cases(inputs, specs)
+    proof = Proof(loaded, specs, cases, on_gpu=bool(options.capabilities))
     measure = partial(magnitudes, samples=Samples(specs, cases))
     convert = ConvertPrecision(options.precision or "fp32", measure, own)
     steps = [convert if isinstance(step, ConvertPrecision) else step for step in steps]
@@ -180,7 +181,7 @@ def optimize(
     report.first_token_pooling = pools_first_token(loaded)
     if coarse:
         say("verify in float32")
-        _verify_in_float32(loaded, specs, report, cases, coarsest_type, options)
+        _verify_in_float32(loaded, proof, report)
         report.passes += pipeline.run(loaded, coarse, checks=checks, progress=say)
     report.ops_after = pipeline.operator_counts(loaded)
     report.packed_node_share = packed_node_share(loaded)
@@ -196,8 +197,7 @@ def optimize(
             loaded.write(folder, name, external)
             if verify:
                 say("verify")
-                reached = coarsest(coarsest_type, report.precision["type"])
-                report.verify = _verify(loaded, folder / name, specs, report, cases, reached, options)
+                report.verify = proof.of(loaded, folder / name, report)
                 hint = "; --precision fp32 keeps its numbers" if options.precision == "int8" else ""
                 require(report.verify, report.model, hint)
     report.output = str(path) if path is not None else None
@@ -275,67 +275,16 @@ def _around_quantization(steps: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]
     return list(steps[:first]), list(steps[first:])
 
 
-def _verify_in_float32(
-    model: Model,
-    specs: Sequence[InputSpec],
-    report: Report,
-    cases: Mapping[str, Feed],
-    precision: Precision,
-    options: Options,
-) -> None:
+def _verify_in_float32(model: Model, proof: Proof, report: Report) -> None:
     """Prove all that is done before quantization, whose own noise would hide mistakes.
 
     Raises:
         VerificationError: the result in float32 differs from the original.
     """
     with _destination(None) as folder:
-        written = folder / "model.onnx"
         with limited(model):
-            model.write(folder, written.name)
-        require(_verify(model, written, specs, report, cases, precision, options), report.model)
-
-
-def _verify(
-    model: Model,
-    written: Path,
-    specs: Sequence[InputSpec],
-    report: Report,
-    cases: Mapping[str, Feed],
-    precision: Precision,
-    options: Options,
-) -> Verification:
-    assert model.origin is not None
-    source = model.path if model.path is not None else bytes(model.origin.file.content)
-    mask = report.facts.get("mask_input")
-    mask = str(mask) if report.packed and mask is not None else None
-    known = [InputSpec(s.name, s.dtype, s.shape, "mask") if s.name == mask else s for s in specs]
-    known = with_binary_inputs(known, model)
-    real = computed_mask(model) if mask is not None and mask not in {s.name for s in specs} else mask
-    rounded = bool(report.facts.get("half_precision_kept"))
-    with _original(source, precision, rounded) as original, runnable_on_cpu(model, written) as candidate:
-        return verify(
-            original,
-            candidate,
-            known,
-            mask=real,
-            first_token=report.first_token_pooling,
-            own_cases=cases,
-            precision=precision,
-            level="none" if computes_in_half(model) else "all",
-            on_gpu=written if options.capabilities else None,
-        )
-
-
-@contextmanager
-def _original(source: Path | bytes, precision: Precision, rounded: bool) -> Iterator[Path | bytes]:
-    """What ONNX Runtime can run of the original on the CPU: rounded where decisions depend on that."""
-    if precision not in ("bf16", "int8"):
-        yield source
-        return
-    model = read(source)
-    learn_types(model)
-    with runnable_on_cpu(model, source, rounded=rounded) as original:
-        yield original
+            model.write(folder, "model.onnx")
+        require(proof.of(model, folder / "model.onnx", report), report.model)
 
 
 def _notes(report: Report) -> list[str]:

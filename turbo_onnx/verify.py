@@ -15,7 +15,7 @@ So it is with what the model pools from the first position of a sequence that be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -84,8 +84,30 @@ class Case:
     counted: Counted = field(default_factory=Counted)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the original computes, to compare any number of candidates with.
+
+    Attributes:
+        cases: those that it runs.
+        skipped: why others are not among them, one sentence each.
+    """
+
+    cases: list[Case]
+    skipped: list[str]
+
+
+def refer(
+    before: Path | bytes, specs: Sequence[InputSpec], own_cases: Mapping[str, Feed] | None = None, seed: int = 0
+) -> Reference:
+    """Run the original on ragged inputs; `verify` says what the arguments are."""
+    skipped: list[str] = []
+    cases = run_cases(open_session(before, level="none"), specs, own_cases or {}, seed, skipped)
+    return Reference(cases, skipped)
+
+
 def verify(
-    before: Path | bytes,
+    before: Path | bytes | Reference,
     after: Path | bytes,
     specs: Sequence[InputSpec],
     *,
@@ -101,7 +123,7 @@ def verify(
     """Run both models on ragged inputs and compare their outputs.
 
     Args:
-        before: the original.
+        before: the original, or what it computes; then `own_cases` and `seed` say nothing more.
         after: the candidate.
         specs: what the original's inputs are.
         mask: the input that says which tokens are real, or what computes it, if padding was removed; None: everything
@@ -114,10 +136,9 @@ def verify(
         on_gpu: the candidate as it is served on GPUs, if it is for them. It runs there, too, where there is one.
         seed: for the inputs that are made.
     """
-    result = Verification()
-    cases = run_cases(open_session(before, level="none"), specs, own_cases or {}, seed, result.skipped)
-    for case in cases:
-        case.counted = Counted.of(case.feed, specs, mask, first_token)
+    known = before if isinstance(before, Reference) else refer(before, specs, own_cases, seed)
+    result = Verification(skipped=list(known.skipped))
+    cases = [replace(case, counted=Counted.of(case.feed, specs, mask, first_token)) for case in known.cases]
     if not cases:
         return result
     tolerance = tolerance or COARSE_TOLERANCES.get(precision)

@@ -3,7 +3,7 @@
 x @ W + b becomes DequantizeRows(MatMulInteger(QuantizeRows(x), W in 8 bits)), which adds the bias and applies the
 activation behind it: ONNX Runtime has the product, the rest is ours. Rows of x get a scale each, at run time, so that a
 token's numbers do not depend on other tokens, and columns of W a scale each here (`quantized_weights.py`). Everything
-else stays in float32, and the report says of every other product why.
+else stays in float32, and the report says of every other MatMul and Gemm why.
 """
 
 from __future__ import annotations
