@@ -27,7 +27,7 @@ SMALLEST = 32
 """Rows or columns of a weight: less gains nothing, and a few logits should be exact."""
 LARGEST = 1 << 16
 """Rows of a weight: 255 · 128 times as much still fits into 32 bits."""
-INSIDE = "it is inside a branch or a loop, where nothing is rewritten"
+INSIDE = "it is inside a branch or a loop, and only the main graph is quantized"
 
 
 class QuantizeLinear(Pass):
