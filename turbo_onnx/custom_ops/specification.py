@@ -97,7 +97,7 @@ class OperatorSpec:
         output_shapes: (input shapes with None for absent or unknown ones, attributes) -> output shapes; a string
             names a dimension that only the data can tell. Only asked where the shape of every optional input that is
             there is known, so that for those None means absent.
-        same_sizes: (input shapes, as above) -> pairs of sizes that must be the same, or there is no output.
+        same_sizes: (input shapes, as above) -> pairs of sizes that the kernel requires to be the same.
         forms: how many forms of it may have kernels in one model, which is the number of names that the library
             registers it by; `functions.py` says what a form is. Each costs every session 0.1 ms and 20 KB. Real models
             need half as many at most.
