@@ -19,7 +19,7 @@ from turbo_onnx import runtime
 from turbo_onnx.custom_ops import spec
 
 KEYS = [1, 2, 15, 16, 17, 255, 256, 257, 513, 1300]
-GROUPS = [(3, 3), (9, 3), (8, 1), (32, 8)]
+GROUPS = [(3, 3), (9, 3), (8, 1), (32, 8), (20, 1)]
 
 
 def cached(
@@ -72,7 +72,9 @@ def test_a_head_size_that_no_model_has() -> None:
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize(("queries", "heads"), [(2, (4, 1)), (8, (1, 1)), (9, (1, 1)), (3, (6, 2)), (30, (4, 2))])
+@pytest.mark.parametrize(
+    ("queries", "heads"), [(2, (4, 1)), (4, (1, 1)), (5, (1, 1)), (3, (6, 2)), (3, (18, 2)), (30, (4, 2))]
+)
 def test_several_queries_share_what_is_read(queries: int, heads: tuple[int, int], causal: int) -> None:
     check(cached(2, 600, queries, heads, size=32, causal=causal, bias=True))
 

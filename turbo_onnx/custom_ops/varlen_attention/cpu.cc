@@ -248,7 +248,7 @@ void attend(const VarlenAttentionArguments& args, const Unit& unit, size_t first
 
 void varlen_attention(const VarlenAttentionArguments& args, const Parallel& parallel) {
   std::vector<Unit> units = cut_into_units(args);
-  const FewQueries few(args, take_few_queries(args, units));
+  const FewQueries few(args, take_few_queries(units));
   const std::vector<Task> tasks = group_into_tasks(units, args.heads, args.key_heads);
   size_t longest = 0;
   for (const Unit& unit : units) longest = larger(longest, unit.seen.count());
