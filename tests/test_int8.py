@@ -21,6 +21,8 @@ from tests.passes.support import normal
 from tests.small_models import encoder, save
 from turbo_onnx import optimizer, pipeline, proof, runtime
 from turbo_onnx.comparison import compare_files
+from turbo_onnx.custom_ops.functions import operator_name
+from turbo_onnx.custom_ops.quantized_mat_mul.layout import COLUMNS, DEPTH
 from turbo_onnx.errors import InputError, VerificationError
 from turbo_onnx.inspection import inspect
 from turbo_onnx.model import Model
@@ -78,6 +80,21 @@ def weights(model: onnx.ModelProto, *operators: str) -> list[tuple[int, ...]]:
     return sorted(shapes[node.input[1]][:: -1 if transposes(node) else 1] for node in read)
 
 
+def quantized_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Under each of their names."""
+    return [node for node in model.graph.node if operator_name(node.op_type) == "QuantizedMatMul"]
+
+
+def tiles(model: onnx.ModelProto) -> list[tuple[int, ...]]:
+    """The shapes [N / 16, K / 64] of the blocks of the weights of all quantized products, once for each node."""
+    shapes = {tensor.name: tuple(tensor.dims[:2]) for tensor in model.graph.initializer}
+    return sorted(shapes[node.input[1]] for node in quantized_products(model))
+
+
+def tiles_of(shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return sorted((-(-columns // COLUMNS), -(-rows // DEPTH)) for rows, columns in shapes)
+
+
 def transposes(node: onnx.NodeProto) -> bool:
     """Whether it is a Gemm whose weight is stored as its transpose."""
     return any(attribute.name == "transB" and attribute.i == 1 for attribute in node.attribute)
@@ -98,7 +115,7 @@ def test_exports_verify_and_are_packed_and_fused_as_in_float32(quantized: Quanti
 def test_every_layer_with_a_constant_weight_is_quantized_and_nothing_else(quantized: Quantized) -> None:
     before = [shape for shape in quantized.plain_weights if min(shape) >= SMALLEST]
     proto = onnx.load_from_string(quantized.artifact)
-    assert weights(proto, "MatMulInteger") == before
+    assert tiles(proto) == tiles_of(before)
     assert not [shape for shape in weights(proto, "MatMul", "Gemm") if min(shape) >= SMALLEST]
     precision = quantized.report["precision"]
     assert (precision["type"], precision["int8_layers"]) == ("int8", LAYERS[quantized.graph.name])
@@ -129,10 +146,9 @@ def test_weights_take_a_quarter_of_the_bytes() -> None:
     (export,) = (item for item in EXPORTS if item.name == "bert-tiny__ts17")
     proto = onnx.load_from_string(quantize(export).artifact)
     stored = {tensor.name: len(tensor.raw_data) for tensor in proto.graph.initializer}
-    read = {node.input[1] for node in proto.graph.node if node.op_type == "MatMulInteger"}
-    assert sum(stored[name] for name in read) == sum(
-        rows * columns for rows, columns in weights(proto, "MatMulInteger")
-    )
+    read = {node.input[1] for node in quantized_products(proto)}
+    blocks = sum(rows * columns for rows, columns in tiles(proto))
+    assert sum(stored[name] for name in read) == blocks * COLUMNS * DEPTH
     assert sum(stored.values()) < sum(len(tensor.raw_data) for tensor in export.load().graph.initializer)
 
 
@@ -290,7 +306,7 @@ def test_a_model_of_small_layers_stays_in_float32_and_says_why() -> None:
     assert result.report.precision["int8_layers"] == 0
     assert result.report.verify.noise < 1e-5
     assert "weight has shape [8, 8], which is too small to gain anything" in " ".join(to_text(result.report).split())
-    assert {node.op_type for node in result.model.graph.node} & {"MatMulInteger", "QuantizeRows"} == set()
+    assert not quantized_products(result.model)
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from tests.recorded_models import model
 from turbo_onnx import shapes
+from turbo_onnx.custom_ops.quantized_mat_mul.layout import tiled
 from turbo_onnx.errors import Reject
 from turbo_onnx.work import Budget, Work
 
@@ -24,6 +25,15 @@ def counted(body: str, weights: dict[str, np.ndarray] | None = None) -> Work:
     [
         ("g (float[N,S,4] x) => (float[N,S,7] y) { y = MatMul(x, w) }", {"w": np.ones((4, 7), np.float32)}, 15 * 4 * 7),
         ("g (float[N,S,4] x) => (float[N,S,S] y) { t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t) }", {}, 75 * 4),
+        (
+            "g (float[N,S,4] x) => (float[N,S,7] y) { y = turbo_onnx.QuantizedMatMul(x, w, scale, sums) }",
+            {
+                "w": tiled(np.ones((4, 7), np.int8)),
+                "scale": np.ones(7, np.float32),
+                "sums": np.full(7, 4, np.int32),
+            },
+            15 * 4 * 7,
+        ),
         ("g (float[N,S] x) => (float[S,7] y) { y = Gemm<transA = 1>(x, w) }", {"w": np.ones((3, 7), np.float32)}, 105),
         (
             "g (float[N,S,8,8] x) => (float[N,6,8,8] y) { y = Conv<pads = [1, 1, 1, 1]>(x, k) }",

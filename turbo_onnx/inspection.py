@@ -20,6 +20,7 @@ from rich.text import Text
 from turbo_onnx import __version__, pipeline
 from turbo_onnx.custom_ops.cuda.archive import Rule, unpack
 from turbo_onnx.custom_ops.cuda.targets import sm
+from turbo_onnx.custom_ops.functions import operator_name
 from turbo_onnx.custom_ops.specification import CUDA_DOMAIN
 from turbo_onnx.errors import InputError, ModelFormatError
 from turbo_onnx.model import Model
@@ -114,8 +115,8 @@ def inspect(path: Path) -> Inspection:
 
 
 def _precision(model: Model) -> Precision:
-    names = [node.op for node in model.graph.nodes]
-    integers = sum(names.count(product) for product in ("MatMulInteger", "QLinearMatMul"))
+    names = [operator_name(node.op) for node in model.graph.nodes]
+    integers = sum(names.count(product) for product in ("QuantizedMatMul", "MatMulInteger", "QLinearMatMul"))
     return "int8" if integers > names.count("MatMul") + names.count("Gemm") else own_precision(model)
 
 

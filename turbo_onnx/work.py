@@ -22,7 +22,7 @@ from turbo_onnx.verify_inputs import Feed
 MOST_WORK = 4 * 10**12
 """Multiply-adds of all runs that are recorded of one model: some minutes on two cores at worst."""
 
-_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QuantizedMatMul")
 _CONVOLUTIONS = ("Conv", "FusedConv")
 _ATTENTIONS = ("VarlenAttention", "MultiHeadAttention", "Attention")
 _Amount = Dim | int

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.custom_ops.single_node import Array, Case
 from turbo_onnx.custom_ops.activations import ACTIVATIONS
+from turbo_onnx.custom_ops.quantized_mat_mul.layout import tiled
 
 WIDTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 100, 384])
 ROWS = st.sampled_from([0, 1, 2, 3, 5, 17, 200])
@@ -186,25 +187,17 @@ def segment_pooling(draw: Draw) -> Case:
     return Case("SegmentPooling", [rows, starts], {"mode": draw(st.sampled_from(["mean", "sum", "max", "first"]))})
 
 
-def quantize_rows(draw: Draw) -> Case:
+def quantized_mat_mul(draw: Draw) -> Case:
     """Rows on both sides of zero, on one, of one number, and of zeros."""
     random = np.random.default_rng(draw(SEEDS))
-    x = draw(st.sampled_from([1e-20, 0.01, 1.0, 1e4, 1e30])) * normal(random, *draw(LEADING), draw(WIDTHS))
+    depth, width = draw(WIDTHS), draw(WIDTHS)
+    x = draw(st.sampled_from([1e-20, 0.01, 1.0, 1e4])) * normal(random, *draw(LEADING), depth)
     x += draw(st.sampled_from([0.0, 0.0, -10.0, 10.0]))
     x *= random.random((*x.shape[:-1], 1)) < draw(st.sampled_from([0.5, 1.0]))
-    return Case("QuantizeRows", [x.astype(np.float32)], outputs=3)
-
-
-def dequantize_rows(draw: Draw) -> Case:
-    random = np.random.default_rng(draw(SEEDS))
-    shape, width = draw(LEADING), draw(WIDTHS)
-    most = draw(st.sampled_from([100, 2**20, 2**29]))
-    x, sums = random.integers(-most, most, (*shape, width)), random.integers(-(2**20), 2**20, width)
-    zero_point = random.integers(0, 256, (*shape, 1)).astype(np.uint8)
-    scale, weight_scale = random.random((*shape, 1)).astype(np.float32), random.random(width).astype(np.float32)
-    inputs = [x.astype(np.int32), scale, zero_point, weight_scale, sums.astype(np.int32)]
+    weight = random.integers(-64, 65, (depth, width)).astype(np.int8)
+    inputs = [x.astype(np.float32), tiled(weight), random.random(width).astype(np.float32), weight.sum(0, np.int32)]
     attributes = {"activation": draw(st.sampled_from(("none", *ACTIVATIONS)))}
-    return Case("DequantizeRows", [*inputs, maybe(draw, normal(random, width))], attributes)
+    return Case("QuantizedMatMul", [*inputs, maybe(draw, normal(random, width))], attributes)
 
 
 def epsilons() -> st.SearchStrategy[float]:
@@ -221,8 +214,7 @@ MAKERS: dict[str, Callable[[Draw], Case]] = {
     "GatedActivation": gated_activation,
     "VarlenAttention": varlen_attention,
     "SegmentPooling": segment_pooling,
-    "QuantizeRows": quantize_rows,
-    "DequantizeRows": dequantize_rows,
+    "QuantizedMatMul": quantized_mat_mul,
 }
 
 

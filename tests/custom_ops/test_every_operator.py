@@ -5,9 +5,6 @@ Parametrised over the list of operators: a new one is tested as soon as `cases.p
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,14 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.custom_ops.cases import MAKERS, cases
+from tests.custom_ops.instruction_sets import VECTORS, run_at, weaker
 from tests.custom_ops.single_node import assert_equal, by_definition, by_kernel, model
 from turbo_onnx.custom_ops import SPECS, schema, spec
 from turbo_onnx.custom_ops.cuda.lookup import module_of
-from turbo_onnx.runtime.library import instruction_set
 
 OPERATORS = [spec.name for spec in SPECS]
 OPSETS = [11, 12, 13, 15, 17, 18, 20, 21, 23]
-INSTRUCTION_SETS = ["baseline", "avx2", "avx512"]  # each contains those before it
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 every_operator = pytest.mark.parametrize("operator", OPERATORS)
@@ -51,18 +47,9 @@ def test_the_kernel_gives_what_the_reference_says(operator: str, threads: int) -
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("weaker", INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
-def test_the_kernels_agree_at_weaker_instruction_sets(weaker: str) -> None:
-    selection = [__file__, "-k", "the_kernel_gives"]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selection],
-        env=os.environ | {"TURBO_ONNX_ISA": weaker},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert f"{2 * len(OPERATORS)} passed" in run.stdout
+@pytest.mark.parametrize("name", weaker(VECTORS))
+def test_the_kernels_agree_at_weaker_instruction_sets(name: str) -> None:
+    assert f"{2 * len(OPERATORS)} passed" in run_at(name, "the_kernel_gives", __file__)
 
 
 @every_operator

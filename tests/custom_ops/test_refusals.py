@@ -27,10 +27,10 @@ def binary_mask(element, other, kind):
     return Case("RemovePadding", [mask], {"binary_input": "attention_mask"}, outputs=4)
 
 
-def dequantize(x=(2, 4), scale=(2, 1), zero_point=(2, 1), weight_scale=4, column_sums=4, bias=4):
-    shapes = (x, scale, zero_point, weight_scale, column_sums, bias)
-    kinds = (np.int32, np.float32, np.uint8, np.float32, np.int32, np.float32)
-    return Case("DequantizeRows", [np.ones(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)])
+def quantized(x=(2, 4), weight=(1, 1, 16, 16, 4), weight_scale=(7,), column_sums=(7,), bias=(7,)):
+    shapes = (x, weight, weight_scale, column_sums, bias)
+    kinds = (np.float32, np.int8, np.float32, np.int32, np.float32)
+    return Case("QuantizedMatMul", [np.ones(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)])
 
 
 def restore(index, rows=2):
@@ -73,18 +73,14 @@ def restore(index, rows=2):
         (Case("GatedActivation", [np.ones((2, 4), np.float32), TYPES[:1]]), "x has shape [2, 4], but up has [1, 4]"),
         (Case("GatedActivation", [TYPES, TYPES, ONES]), "bias has shape [4], but must be a vector of 8"),
         (Case("GatedActivation", [TYPES, TYPES], {"gate_last": 1}), "gate_last is 1, but up is given"),
-        (Case("QuantizeRows", [np.array(1, np.float32)], outputs=3), "x is a scalar, but must have rows"),
-        (
-            Case("QuantizeRows", [np.ones((2, 0), np.float32)], outputs=3),
-            "x has shape [2, 0], but its rows must hold numbers",
-        ),
-        (dequantize(x=()), "x is a scalar, but must have rows"),
-        (dequantize(scale=(1, 1)), "scale has shape [1, 1], but must have [2, 1]"),
-        (dequantize(scale=(2,)), "scale has shape [2], but must have [2, 1]"),
-        (dequantize(zero_point=(2, 4)), "zero_point has shape [2, 4], but must have [2, 1]"),
-        (dequantize(weight_scale=1), "weight_scale has shape [1], but must be a vector of 4"),
-        (dequantize(column_sums=(1, 4)), "column_sums has shape [1, 4], but must be a vector of 4"),
-        (dequantize(bias=5), "bias has shape [5], but must be a vector of 4"),
+        (quantized(x=()), "x is a scalar, but must have rows"),
+        (quantized(x=(2, 0)), "x has shape [2, 0], but its rows must hold numbers"),
+        (quantized(x=(2, 65)), "weight has shape [1, 1, 16, 16, 4], but must have [1, 2, 16, 16, 4] for 65 rows and 7"),
+        (quantized(weight=(4, 7)), "weight has shape [4, 7], but must have [1, 1, 16, 16, 4] for 4 rows and 7 columns"),
+        (quantized(weight_scale=(17,)), "weight has shape [1, 1, 16, 16, 4], but must have [2, 1, 16, 16, 4]"),
+        (quantized(weight_scale=(1, 7)), "weight_scale has shape [1, 7], but must be a vector"),
+        (quantized(column_sums=(1, 7)), "column_sums has shape [1, 7], but must be a vector of 7"),
+        (quantized(bias=(5,)), "bias has shape [5], but must be a vector of 7"),
     ],
 )
 def test_wrong_inputs_are_refused_with_a_sentence_that_names_the_operator(case, sentence):
@@ -112,7 +108,7 @@ def test_an_unknown_attribute_value_is_refused_when_the_session_is_made():
     [
         (Case("GatedActivation", [TYPES]), "mish", 'is "mish", but must be "gelu", .*"relu" or "sigmoid"'),
         (Case("GatedActivation", [TYPES]), "none", 'is "none", but must be "gelu", .*"relu" or "sigmoid"$'),
-        (dequantize(), "mish", 'is "mish", but must be "gelu", .*"relu" or "sigmoid", or "none"'),
+        (quantized(), "mish", 'is "mish", but must be "gelu", .*"relu" or "sigmoid", or "none"'),
     ],
 )
 def test_an_unknown_activation_is_refused_when_the_session_is_made(case, activation, sentence):

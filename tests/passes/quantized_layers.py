@@ -18,8 +18,8 @@ IN, OUT = 40, 48
 WEIGHT, BIAS = 0.1 * normal(IN, OUT), normal(OUT, seed=1)
 X = normal(3, 5, IN, seed=2) * np.float32([[0.01], [1.0], [100.0], [1.0], [1.0]])
 WEIGHTS = {"w": WEIGHT, "bias": BIAS}
-QUANTIZE, DEQUANTIZE = f"{DOMAIN}.QuantizeRows", f"{DOMAIN}.DequantizeRows"
-LAYER = {QUANTIZE: 1, "MatMulInteger": 1, DEQUANTIZE: 1}
+PRODUCT = f"{DOMAIN}.QuantizedMatMul"
+LAYER = {PRODUCT: 1}
 
 
 def layer(nodes: str, weights: Mapping[str, np.ndarray] = WEIGHTS, outputs: str = "y") -> Model:
@@ -59,5 +59,5 @@ def refused(body: str, weights: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def end(model: Model) -> gs.Node:
-    (node,) = (node for node in model.graph.nodes if node.op == "DequantizeRows")
+    (node,) = (node for node in model.graph.nodes if node.op == "QuantizedMatMul")
     return node

@@ -52,10 +52,11 @@ def test_the_environment_lowers_the_instruction_set_and_never_raises_it():
         )
         return result.stdout.strip()
 
-    order = ["baseline", "avx2", "avx512"]
-    best = order.index(chosen("avx512"))
+    order = ["baseline", "avx2", "avx512", "avx512_vnni", "amx_int8"]
+    best = order.index(chosen("amx_int8"))
     assert chosen("baseline") == "baseline"
-    assert order.index(chosen("avx2")) == min(best, 1)
+    for level in (1, 2, 3):
+        assert order.index(chosen(order[level])) == min(best, level)
     assert order.index(chosen("nonsense")) == best
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from turbo_onnx.custom_ops.bias_gelu.spec import SPEC as BIAS_GELU
-from turbo_onnx.custom_ops.dequantize_rows.spec import SPEC as DEQUANTIZE_ROWS
 from turbo_onnx.custom_ops.embed_layer_normalization.spec import SPEC as EMBED_LAYER_NORMALIZATION
 from turbo_onnx.custom_ops.functions import operator_name
 from turbo_onnx.custom_ops.gated_activation.spec import SPEC as GATED_ACTIVATION
-from turbo_onnx.custom_ops.quantize_rows.spec import SPEC as QUANTIZE_ROWS
+from turbo_onnx.custom_ops.quantized_mat_mul.spec import SPEC as QUANTIZED_MATMUL
 from turbo_onnx.custom_ops.remove_padding.spec import SPEC as REMOVE_PADDING
 from turbo_onnx.custom_ops.restore_padding.spec import SPEC as RESTORE_PADDING
 from turbo_onnx.custom_ops.rotary_embedding.spec import SPEC as ROTARY_EMBEDDING
@@ -26,8 +25,7 @@ SPECS: tuple[OperatorSpec, ...] = (
     GATED_ACTIVATION,
     VARLEN_ATTENTION,
     SEGMENT_POOLING,
-    QUANTIZE_ROWS,
-    DEQUANTIZE_ROWS,
+    QUANTIZED_MATMUL,
 )
 
 _BY_NAME = {spec.name: spec for spec in SPECS}

@@ -25,6 +25,7 @@ _ELEMENT_TYPES = {
     "tensor(int32)": "kInt32",
     "tensor(bool)": "kBool",
     "tensor(uint8)": "kUint8",
+    "tensor(int8)": "kInt8",
 }
 _READERS = {int: "integer", float: "real", str: "string"}
 _FIELDS = {int: "int64_t", float: "float", str: "std::string"}

@@ -1,7 +1,6 @@
 """Multiply 8-bit integers in the layers whose weight is constant, which is what a CPU does several times faster.
 
-x @ W + b becomes DequantizeRows(MatMulInteger(QuantizeRows(x), W in 8 bits)), which adds the bias and applies the
-activation behind it: ONNX Runtime has the product, the rest is ours. Rows of x get a scale each, at run time, so that a
+x @ W + b, and the activation behind it, become one QuantizedMatMul. Rows of x get a scale each, at run time, so that a
 token's numbers do not depend on other tokens, and columns of W a scale each here (`quantized_weights.py`). Everything
 else stays in float32, and the report says of every other MatMul and Gemm why.
 """
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.custom_ops.quantized_mat_mul.layout import tiled
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
@@ -66,12 +66,11 @@ def _products(graph: gs.Graph) -> list[gs.Node]:
 
 
 class _Rewriting:
-    """Remembers what is quantized already: rows that several layers read, and weights that they share."""
+    """Remembers which weights are quantized already, since layers may share them."""
 
     def __init__(self, model: Model) -> None:
         self._edit = Editor(model.graph)
         self._outside_branches = {id(node) for node in model.graph.nodes}
-        self._rows: dict[int, list[gs.Variable]] = {}
         self._weights: dict[tuple[int, bool, float], list[gs.Constant]] = {}
 
     def quantize(self, layer: ConstantProduct) -> None:
@@ -81,17 +80,14 @@ class _Rewriting:
             Reject: it gains nothing, or must not be done.
         """
         _check(layer)
-        weight, weight_scale, sums = self._quantized_weight(layer)
-        rows, scale, zero_point = self._quantized_rows(layer.x)
-        shape = layer.output.shape
-        product = self._edit.node("MatMulInteger", [rows, weight], dtype=np.int32, shape=shape)
+        weight = self._quantized_weight(layer)
         end = self._end(layer)
         result = self._edit.node(
-            "DequantizeRows",
-            [product, scale, zero_point, weight_scale, sums, self._vector(end)],
+            "QuantizedMatMul",
+            [layer.x, *weight, self._vector(end)],
             attrs={"activation": end.activation},
             dtype=np.float32,
-            shape=shape,
+            shape=layer.output.shape,
             domain=DOMAIN,
         )
         self._edit.replace(end.result, result)
@@ -111,15 +107,6 @@ class _Rewriting:
                 end = follow(end, readers[0])
         return end
 
-    def _quantized_rows(self, x: Tensor) -> list[gs.Variable]:
-        if id(x) not in self._rows:
-            row = [*x.shape[:-1], 1]
-            kinds = (("quantized", np.uint8, x.shape), ("scale", np.float32, row), ("zero_point", np.uint8, row))
-            outputs = [self._edit.variable(f"{x.name}_{hint}", kind, shape) for hint, kind, shape in kinds]
-            self._edit.node("QuantizeRows", [x], domain=DOMAIN, outputs=outputs)
-            self._rows[id(x)] = outputs
-        return self._rows[id(x)]
-
     def _quantized_weight(self, layer: ConstantProduct) -> list[gs.Constant]:
         stored = layer.stored
         key = id(stored), layer.transposed, layer.alpha
@@ -128,7 +115,7 @@ class _Rewriting:
             if not np.isfinite(weight).all():
                 raise Reject("{} has numbers that are not finite", stored.name)
             made: QuantizedWeight = quantized(weight)
-            parts = (("int8", made.integers), ("scale", made.scale), ("sums", made.column_sums))
+            parts = (("int8", tiled(made.integers)), ("scale", made.scale), ("sums", made.column_sums))
             self._weights[key] = [self._edit.constant(part, f"{stored.name}_{hint}") for hint, part in parts]
         return self._weights[key]
 

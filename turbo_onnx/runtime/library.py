@@ -59,5 +59,5 @@ def library_version() -> str:
 
 
 def instruction_set() -> str:
-    """Which copy of the kernels this machine runs: "baseline", "avx2" or "avx512"."""
+    """Which copy of the kernels this machine runs: "baseline", "avx2", "avx512", "avx512_vnni" or "amx_int8"."""
     return _text("turbo_onnx_isa")

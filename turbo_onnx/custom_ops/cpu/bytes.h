@@ -37,6 +37,20 @@ TURBO_INLINE void store_bytes(uint8_t* p, Vec a, int32_t offset) {
 #endif
 }
 
+// The same of 64 numbers, of which int32 must hold every one plus the offset.
+TURBO_INLINE void store_line_of_bytes(uint8_t* p, const Vec (&a)[64 / kLanes], int32_t offset) {
+#if defined(__AVX512BW__)
+  const auto whole = [&](size_t i) { return _mm512_maskz_cvtps_epi32(0xffff, a[i].v); };
+  const __m512i offsets = _mm512_set1_epi16(static_cast<int16_t>(offset));
+  const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(whole(0), whole(1)), offsets);
+  const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(whole(2), whole(3)), offsets);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_maskz_permutexvar_epi32(0xffff, order, _mm512_packus_epi16(low, high)));
+#else
+  for (size_t i = 0; i < 64 / kLanes; ++i) store_bytes(p + i * kLanes, a[i], offset);
+#endif
+}
+
 // Only the first `count` of them.
 TURBO_INLINE void store_bytes(uint8_t* p, Vec a, int32_t offset, size_t count) {
   uint8_t all[kLanes];

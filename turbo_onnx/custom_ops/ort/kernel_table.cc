@@ -9,11 +9,19 @@ namespace TURBO_ISA {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    TURBO_STRING(TURBO_ISA),  bias_gelu,        embed_layer_normalization,
-    gated_activation,         count_tokens,     list_tokens,
-    restore_padding,          rotary_embedding, segment_pooling,
-    skip_layer_normalization, varlen_attention, quantize_rows,
-    dequantize_rows,
+    TURBO_STRING(TURBO_ISA),
+    bias_gelu,
+    embed_layer_normalization,
+    gated_activation,
+    count_tokens,
+    list_tokens,
+    restore_padding,
+    rotary_embedding,
+    segment_pooling,
+    skip_layer_normalization,
+    varlen_attention,
+    quantized_mat_mul,
+    byte_product,
 };
 
 }  // namespace TURBO_ISA

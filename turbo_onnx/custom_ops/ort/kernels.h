@@ -5,10 +5,9 @@
 #pragma once
 
 #include "custom_ops/bias_gelu/cpu.h"
-#include "custom_ops/dequantize_rows/cpu.h"
 #include "custom_ops/embed_layer_normalization/cpu.h"
 #include "custom_ops/gated_activation/cpu.h"
-#include "custom_ops/quantize_rows/cpu.h"
+#include "custom_ops/quantized_mat_mul/cpu.h"
 #include "custom_ops/remove_padding/cpu.h"
 #include "custom_ops/restore_padding/cpu.h"
 #include "custom_ops/rotary_embedding/cpu.h"
@@ -19,7 +18,7 @@
 namespace turbo_onnx {
 
 struct Kernels {
-  const char* isa;  // "baseline", "avx2" or "avx512"
+  const char* isa;  // "baseline", "avx2", "avx512", "avx512_vnni" or "amx_int8"
   BiasGeluKernel* bias_gelu;
   EmbedLayerNormalizationKernel* embed_layer_normalization;
   GatedActivationKernel* gated_activation;
@@ -30,11 +29,12 @@ struct Kernels {
   SegmentPoolingKernel* segment_pooling;
   SkipLayerNormalizationKernel* skip_layer_normalization;
   VarlenAttentionKernel* varlen_attention;
-  QuantizeRowsKernel* quantize_rows;
-  DequantizeRowsKernel* dequantize_rows;
+  QuantizedMatMulKernel* quantized_mat_mul;
+  ByteProduct* byte_product;
 };
 
-// The best table that this machine can run; TURBO_ONNX_ISA=baseline|avx2|avx512 in the environment lowers the choice.
+// The best table that this machine can run; TURBO_ONNX_ISA in the environment lowers the choice to the set that it
+// names.
 const Kernels& kernels();
 
 }  // namespace turbo_onnx

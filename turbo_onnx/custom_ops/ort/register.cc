@@ -12,13 +12,12 @@
 #include "custom_ops/bias_gelu/operator.h"
 #include "custom_ops/cuda/operators.h"
 #include "custom_ops/cuda/runners.h"
-#include "custom_ops/dequantize_rows/operator.h"
 #include "custom_ops/embed_layer_normalization/operator.h"
 #include "custom_ops/gated_activation/operator.h"
 #include "custom_ops/ort/abi.h"
 #include "custom_ops/ort/operator.h"
 #include "custom_ops/ort/status.h"
-#include "custom_ops/quantize_rows/operator.h"
+#include "custom_ops/quantized_mat_mul/operator.h"
 #include "custom_ops/remove_padding/operator.h"
 #include "custom_ops/restore_padding/operator.h"
 #include "custom_ops/rotary_embedding/operator.h"
@@ -44,8 +43,7 @@ std::vector<const abi::OrtCustomOp*> on_the_cpu() {
   add<VarlenAttention, Runner>(ops, kCpuProvider, Types<VarlenAttention>::types);
   add<SegmentPooling, Runner>(ops, kCpuProvider, Types<SegmentPooling>::types);
   if constexpr (!Runner::carries_kernels) {
-    add<QuantizeRows, Runner>(ops, kCpuProvider, Types<QuantizeRows>::types);
-    add<DequantizeRows, Runner>(ops, kCpuProvider, Types<DequantizeRows>::types);
+    add<QuantizedMatMul, Runner>(ops, kCpuProvider, Types<QuantizedMatMul>::types);
   }
   return ops;
 }

@@ -309,35 +309,15 @@ struct SegmentPooling {
   };
 };
 
-struct QuantizeRows {
-  static constexpr const char* name = "QuantizeRows";
-  static constexpr int names = 1;  // X, X_2, X_3, ...: one for each form within one model
-  struct In { enum : size_t { x }; };
-  struct Out { enum : size_t { output, scale, zero_point }; };
-  static constexpr abi::Characteristic inputs[] = {abi::kRequired};
-  static constexpr abi::Characteristic outputs[] = {abi::kRequired, abi::kRequired, abi::kRequired};
-  static constexpr abi::ElementType types[][4] = {
-      {abi::kFloat, abi::kUint8, abi::kFloat, abi::kUint8},
-  };
-  static constexpr const auto& cuda_types = types;
-  static constexpr bool widens = false;
-  struct Attributes {
-    template <class Reader>
-    static Attributes read([[maybe_unused]] const Reader& reader) {
-      return {};
-    }
-  };
-};
-
-struct DequantizeRows {
-  static constexpr const char* name = "DequantizeRows";
+struct QuantizedMatMul {
+  static constexpr const char* name = "QuantizedMatMul";
   static constexpr int names = 4;  // X, X_2, X_3, ...: one for each form within one model
-  struct In { enum : size_t { x, scale, zero_point, weight_scale, column_sums, bias }; };
+  struct In { enum : size_t { x, weight, weight_scale, column_sums, bias }; };
   struct Out { enum : size_t { output }; };
-  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired, abi::kRequired, abi::kRequired, abi::kRequired, abi::kOptional};
+  static constexpr abi::Characteristic inputs[] = {abi::kRequired, abi::kRequired, abi::kRequired, abi::kRequired, abi::kOptional};
   static constexpr abi::Characteristic outputs[] = {abi::kRequired};
-  static constexpr abi::ElementType types[][7] = {
-      {abi::kInt32, abi::kFloat, abi::kUint8, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
+  static constexpr abi::ElementType types[][6] = {
+      {abi::kFloat, abi::kInt8, abi::kFloat, abi::kInt32, abi::kFloat, abi::kFloat},
   };
   static constexpr const auto& cuda_types = types;
   static constexpr bool widens = false;

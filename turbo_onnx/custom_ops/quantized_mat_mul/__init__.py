@@ -1,0 +1,1 @@
+"""A layer that multiplies 8-bit integers."""
