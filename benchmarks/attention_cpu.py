@@ -4,7 +4,8 @@ ONNX Runtime runs the operator's own definition, which is what exporters write, 
 sequence, with a mask where lengths differ. Eight layers in a row, so that the cost of calling a session is small
 beside them. Prints milliseconds and GFLOP/s of real tokens (4 S^2 D for each head and sequence), and the ratio. Then
 how much faster attention within a window is than all of it, and attention whose heads share keys than one whose heads
-have keys of their own.
+have keys of their own. Then one query of each sequence to a cache of keys and values by head, as in decoding, each
+layer with a cache of its own.
 
     python -m benchmarks.attention_cpu [--threads 2] [--rounds 15]
 """
@@ -39,6 +40,15 @@ BATCHES = {
 WINDOW = 64  # positions before and after a query
 LONG = (512, 1024, 2048, 4096)
 SHARED = (32, 8, 64)  # heads of queries, heads of keys and values, size of a head
+CACHES = {
+    "1 x 64, 12x64": (1, 64, 12, 12, 64),
+    "1 x 512, 12x64": (1, 512, 12, 12, 64),
+    "1 x 2048, 12x64": (1, 2048, 12, 12, 64),
+    "8 x 256, 12x64": (8, 256, 12, 12, 64),
+    "1 x 513, 9x64 on 3": (1, 513, 9, 3, 64),
+    "1 x 1024, 32x128 on 8": (1, 1024, 32, 8, 128),
+}
+"""Sequences, keys of each, heads of queries, heads of keys and values, size of a head."""
 _Operands = Mapping[str, tuple[int, Sequence[str | int]]]
 
 
@@ -98,8 +108,33 @@ def packed(heads: int, size: int, length: int, threads: int, shared: int = 0, **
     return lambda: ours.run(None, feeds)
 
 
+def decoding(sequences: int, keys: int, heads: int, shared: int, size: int) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Layers that attend with one query of each sequence to caches of their own, and what to feed them."""
+    random = np.random.default_rng(0)
+    query = [sequences, 1, heads * size]
+    cache = [sequences, shared, keys, size]
+    feeds = {"query": random.standard_normal(query).astype(np.float32)}
+    nodes = []
+    for layer in range(LAYERS):
+        names = [f"key_{layer}", f"value_{layer}"]
+        feeds |= {name: random.standard_normal(cache).astype(np.float32) for name in names}
+        given = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, "keys_by_head": 1}
+        rows = f"output_{layer - 1}" if layer else "query"
+        nodes.append(helper.make_node("VarlenAttention", [rows, *names], [f"output_{layer}"], domain=DOMAIN, **given))
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in feeds.items()]
+    results = [helper.make_tensor_value_info(f"output_{LAYERS - 1}", TensorProto.FLOAT, query)]
+    return serialized(helper.make_graph(nodes, "decoding", infos, results), 17), feeds
+
+
+def decoding_sides(content: bytes, feeds: dict[str, np.ndarray], threads: int) -> dict[str, Callable[[], object]]:
+    """The kernel and ONNX Runtime on the same caches, checked against each other."""
+    stock, ours = (session(content, threads, library=library) for library in (False, True))
+    np.testing.assert_allclose(ours.run(None, feeds)[0], stock.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
+    return {"stock": lambda: stock.run(None, feeds), "ours": lambda: ours.run(None, feeds)}
+
+
 def compare(name: str, sides: Mapping[str, Callable[[], object]], rounds: int) -> None:
-    """Print a line of the second table for two sides."""
+    """Print a line of the tables below the first for two sides."""
     seconds = alternate(sides, rounds)
     one, two = seconds.values()
     first, second = (1e3 * statistics.median(times) / LAYERS for times in (one, two))
@@ -127,6 +162,9 @@ def main() -> None:
     for length in LONG[:2]:
         both = {"all": packed(heads, size, length, threads), "less": packed(heads, size, length, threads, shared)}
         compare(f"{heads}x{size}, 1 x {length}, {shared} heads of keys", both, rounds)
+    print(f"\n{'one query to a cache of keys':44}{'stock ms':10}{'ours ms':10}  stock / ours")
+    for name, sizes in CACHES.items():
+        compare(name, decoding_sides(*decoding(*sizes), threads), rounds)
 
 
 if __name__ == "__main__":
