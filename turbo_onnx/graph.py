@@ -94,6 +94,16 @@ def remembered_shape(tensor: gs.Variable) -> list[int | str] | None:
     return getattr(tensor, "remembered_shape", None)
 
 
+def mark_computed_outside(tensor: gs.Variable) -> None:
+    """Say of the input of a branch that a node outside computes it: its sizes are not those of what a caller gives."""
+    tensor.computed_outside = True
+
+
+def is_computed_outside(tensor: gs.Variable) -> bool:
+    """Whether that was said."""
+    return getattr(tensor, "computed_outside", False)
+
+
 def integers(tensor: Tensor | None) -> list[int] | None:
     """The values of a constant 0-d or 1-d integer tensor as a list, else None."""
     value = constant_value(tensor)
@@ -122,6 +132,22 @@ def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
             yield value
 
 
+def names_in(graph: gs.Graph) -> set[str]:
+    """What the graph's nodes and tensors are called, and those of the graphs inside it."""
+    names = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+    for node in graph.nodes:
+        names.add(node.name)
+        names.update(tensor.name for tensor in (*node.inputs, *node.outputs))
+        for subgraph in subgraphs(node):
+            names |= names_in(subgraph)
+    return names
+
+
+def names_outside(graph: gs.Graph) -> frozenset[str]:
+    """Names that nothing new in the graph may have, because the graph around it does: see `branches.py`."""
+    return graph.__dict__.get("names_outside", frozenset())  # type: ignore[no-any-return]
+
+
 class Editor:
     """Edits one graph. Make one for each pass: it remembers which names are taken.
 
@@ -131,20 +157,9 @@ class Editor:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
-        self._names: set[str] = set()
+        self._names = names_in(graph) | names_outside(graph)
         self._numbers: dict[str, int] = {}  # the last that was tried for each hint
-        self._collect_names(graph)
         self.modified = False
-
-    def _collect_names(self, graph: gs.Graph) -> None:
-        for tensor in (*graph.inputs, *graph.outputs):
-            self._names.add(tensor.name)
-        for node in graph.nodes:
-            self._names.add(node.name)
-            for tensor in (*node.inputs, *node.outputs):
-                self._names.add(tensor.name)
-            for subgraph in subgraphs(node):
-                self._collect_names(subgraph)
 
     def unique_name(self, hint: str) -> str:
         """`hint`, or `hint_1`, `hint_2`, …: the first that nothing in the graph is called."""

@@ -24,6 +24,7 @@ from turbo_onnx.custom_ops.functions import operator_name
 from turbo_onnx.custom_ops.specification import CUDA_DOMAIN
 from turbo_onnx.errors import InputError, ModelFormatError
 from turbo_onnx.model import Model
+from turbo_onnx.opset import graphs_of
 from turbo_onnx.own_precision import learn_types, own_precision
 from turbo_onnx.precision import Precision
 from turbo_onnx.serialization.exporting import export_graph
@@ -115,7 +116,7 @@ def inspect(path: Path) -> Inspection:
 
 
 def _precision(model: Model) -> Precision:
-    names = [operator_name(node.op) for node in model.graph.nodes]
+    names = [operator_name(node.op) for graph in graphs_of(model.graph) for node in graph.nodes]
     integers = sum(names.count(product) for product in ("QuantizedMatMul", "MatMulInteger", "QLinearMatMul"))
     return "int8" if integers > names.count("MatMul") + names.count("Gemm") else own_precision(model)
 

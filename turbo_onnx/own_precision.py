@@ -16,7 +16,7 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv", "Einsum", "Attention", "FusedMatMul", "Mu
 
 def learn_types(model: Model) -> None:
     """Infer the types of a model as read, where it may have tensors in half precision. Sorts its graph."""
-    if any(half_type(tensor.dtype) is not None for tensor in _mentioned(model.graph)):
+    if any(half_type(tensor.dtype) is not None for tensor in mentioned(model.graph)):
         Editor(model.graph).sort()
         for node in model.graph.nodes:
             if is_op(node, "Constant") and isinstance(node.attrs.get("value"), gs.Constant):
@@ -24,7 +24,7 @@ def learn_types(model: Model) -> None:
         shapes.infer(model)
 
 
-def _mentioned(graph: gs.Graph) -> list[gs.Variable | gs.Constant]:
+def mentioned(graph: gs.Graph) -> list[gs.Variable | gs.Constant]:
     """The tensors that say whether there is half precision: it comes from inputs, constants or casts."""
     found = [*graph.inputs, *graph.outputs]
     for node in graph.nodes:
@@ -33,7 +33,7 @@ def _mentioned(graph: gs.Graph) -> list[gs.Variable | gs.Constant]:
         if is_op(node, "Cast"):
             found.append(gs.Variable("to", dtype=node.attrs["to"]))
         for inner in subgraphs(node):
-            found += _mentioned(inner)
+            found += mentioned(inner)
     return found
 
 

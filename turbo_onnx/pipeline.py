@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from turbo_onnx import invariants, shapes
 from turbo_onnx.errors import InputError, PassError, TurboOnnxError
@@ -110,6 +111,10 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
 FOR_GPUS = (MergeGatedProjections,)
 """What gains nothing on a CPU, and runs for one only if it is asked for by name."""
 
+WHOLE_MODEL = (RaiseOpset, WidenPrecision)
+INSIDE = tuple(type(step) for step in (*CLEAN, *RAISE, *FUSE, *LOWER) if not isinstance(step, WHOLE_MODEL))
+"""What runs in branches, too."""
+
 LAST = (EmbedKernels.name, PlanMemory.name)
 """What runs behind all others: for CUDA kernels are embedded, for the CPU memory is planned."""
 
@@ -145,6 +150,10 @@ def select(options: Options) -> list[Pass]:
     kept = [step for step in passes() if step in (*LOWER, *NAME) or step in chosen]
     if options.packing == "on":
         kept = [RemovePadding(always=True) if isinstance(step, RemovePadding) else step for step in kept]
+    inside = [step for step in kept if isinstance(step, INSIDE)]
+    if not options.capabilities:
+        rewrite = partial(run, steps=inside)
+        kept = [OptimizeBranches(rewrite) if isinstance(step, OptimizeBranches) else step for step in kept]
     kept = [type(step)(precision) if isinstance(step, ConvertPrecision | QuantizeLinear) else step for step in kept]
     if options.capabilities and EmbedKernels.name not in skipped:
         kept.append(EmbedKernels(options.capabilities, options.tuning))
@@ -186,7 +195,7 @@ def run(
         shapes_are_known = not report.applied
         report.summary = step.summary
         report.seconds = time.perf_counter() - start
-        reports.append(report)
+        reports += [report, *report.inside]
         if checks:
             _check(model, step)
     _finish(model)
@@ -217,6 +226,8 @@ def _check(model: Model, step: Pass) -> None:
     try:
         invariants.check(model)
         shapes.infer(model)
+        if not step.repeats:
+            return
         before = invariants.fingerprint(model)
         again = _run_one(model, step)
         if again.applied or invariants.fingerprint(model) != before:

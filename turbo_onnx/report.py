@@ -64,12 +64,16 @@ class Report:
     @property
     def attention_found(self) -> int:
         """How many attentions the model has."""
-        return int(self.facts.get("attention_found", 0))
+        return self._everywhere("attention_found")
 
     @property
     def attention_fused(self) -> int:
         """How many of them run as one operator."""
-        return int(self.facts.get("attention_fused", 0))
+        return self._everywhere("attention_fused")
+
+    def _everywhere(self, fact: str) -> int:
+        """The number in the main graph and in branches."""
+        return int(self.facts.get(fact, 0)) + int(self.facts.get(f"{fact}_in_branches", 0))
 
     @property
     def packed(self) -> Packed:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.custom_ops.begin_run import PLAN_DOMAIN
 from turbo_onnx.dims import Dim, as_dim, as_item, symbol
-from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Shape, Tensor, remembered_shape
+from turbo_onnx.graph import RAISED_DOMAIN, STANDARD_DOMAINS, Shape, Tensor, is_computed_outside, remembered_shape
 from turbo_onnx.inference import computation, elementwise, movement, values
 from turbo_onnx.inference.reading import UNKNOWN, Dims, Fact, Reading, Rule, Symbols
 from turbo_onnx.model import Model
@@ -87,7 +87,8 @@ def infer_proven(model: Model) -> Facts:
 def _facts(model: Model, inputs: Sequence[Shape], symbols: Symbols) -> Facts:
     pairs = enumerate(zip(model.graph.inputs, inputs, strict=True))
     declared = [_declared(tensor, shape, f"input{number}") for number, (tensor, shape) in pairs]
-    for item in (item for shape in inputs for item in shape or ()):
+    given = (shape for tensor, shape in zip(model.graph.inputs, inputs, strict=True) if not is_computed_outside(tensor))
+    for item in (item for shape in given for item in shape or ()):
         dim = as_dim(item) if isinstance(item, (int, str)) else None
         for name in sorted(dim.symbols) if isinstance(dim, Dim) else ():
             symbols.inputs.setdefault(name, len(symbols.inputs))

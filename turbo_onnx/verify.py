@@ -29,7 +29,18 @@ from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import Level, Session, explain, library_available, open_on_gpu, open_session
 from turbo_onnx.tolerances import COARSE_TOLERANCES, TOLERANCES, Tolerance, deviation, difference_of
-from turbo_onnx.verify_inputs import ONE_SEQUENCE, RECIPES, RECIPES_OF_DECODERS, Feed, InputSpec, Layout, layouts, make
+from turbo_onnx.verify_inputs import (
+    ONE_SEQUENCE,
+    RECIPES,
+    RECIPES_OF_DECODERS,
+    Feed,
+    InputSpec,
+    Layout,
+    Recipe,
+    layouts,
+    make,
+    with_flags,
+)
 
 Array = np.ndarray[Any, Any]
 _VISIBLE = 1e-3  # the noise from which on outputs are not called equal
@@ -252,14 +263,12 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped
         skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
     cases = []
-    for recipe in (*RECIPES, *(RECIPES_OF_DECODERS if "past" in found[0].values() else ())):
-        case = Case(recipe.name, make(specs, recipe, *found, seed))
+    recipes = (*RECIPES, *(RECIPES_OF_DECODERS if "past" in found[0].values() else ()))
+    for recipe in (variant for one in recipes for variant in with_flags(one, specs)):
         try:
-            case.expected = _run(session, case.feed)
+            cases.append(Case(recipe.name, *_run_made(session, specs, recipe, found, seed)))
         except Exception as error:
             skipped.append(f"{recipe.name}: the original model does not run on it: {explain(error)}")
-        else:
-            cases.append(case)
     return cases
 
 
@@ -274,7 +283,8 @@ def find_layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tupl
         ran = 0
         for recipe in RECIPES[:2] if second_best is not None else (*RECIPES[:2], ONE_SEQUENCE):
             try:
-                _run(session, make(specs, recipe, *reading, seed))
+                for variant in with_flags(recipe, specs):
+                    _run_made(session, specs, variant, reading, seed)
             except Exception as error:
                 refusal = refusal or explain(error)
             else:
@@ -283,6 +293,20 @@ def find_layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tupl
         if ran == 2:
             return reading, ""
     return second_best, refusal
+
+
+def _run_made(
+    session: Session, specs: Sequence[InputSpec], recipe: Recipe, reading: tuple[Layout, int], seed: int
+) -> tuple[Feed, dict[str, Array]]:
+    """The inputs made for a case, and the outputs; without a past where flags refuse one. Raises what the run does."""
+    feed = make(specs, recipe, *reading, seed)
+    try:
+        return feed, _run(session, feed)
+    except Exception:
+        if recipe.flags is None or not recipe.past:
+            raise
+    feed = make(specs, replace(recipe, past=0), *reading, seed)
+    return feed, _run(session, feed)
 
 
 def _run(session: Session, feed: Feed) -> dict[str, Array]:

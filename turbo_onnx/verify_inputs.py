@@ -58,13 +58,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A case: so many sequences, of such lengths, behind so long a past where the model is a decoder."""
+    """A case: so many sequences, of such lengths, behind so long a past where the model is a decoder.
+
+    `flags` is what all flags are; None for any.
+    """
 
     name: str
     batch: int
     length: int
     pattern: Pattern
     past: int = 3
+    flags: bool | None = None
 
 
 ONE_SEQUENCE = Recipe("one sequence", 1, 13, "full")
@@ -277,6 +281,14 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
     return feed
 
 
+def with_flags(recipe: Recipe, specs: Sequence[InputSpec]) -> list[Recipe]:
+    """The recipe with all flags true and with all false, if the model has any: branches hang on them."""
+    if not any(spec.kind == "flags" for spec in specs):
+        return [recipe]
+    values = ((True, "true"), (False, "false"))
+    return [replace(recipe, name=f"{recipe.name}, flags {name}", flags=value) for value, name in values]
+
+
 def _values(
     spec: InputSpec,
     shape: tuple[int, ...],
@@ -294,7 +306,7 @@ def _values(
     if spec.kind == "integers":
         return random.integers(1, max(2, length + 1), shape).astype(spec.dtype)
     if spec.kind == "flags":
-        return random.integers(0, 2, shape).astype(bool)
+        return random.integers(0, 2, shape).astype(bool) if recipe.flags is None else np.full(shape, recipe.flags)
     return random.standard_normal(shape).astype(spec.dtype)
 
 

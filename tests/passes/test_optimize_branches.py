@@ -9,6 +9,7 @@ from turbo_onnx import report_text
 from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.report import Report
 
+CPU_ONLY, IF_ONLY = "branches are rewritten for the CPU only", "only branches of an If are rewritten"
 IF = """g (float[N,4] x, float[4,4] w, bool flag) => (float[N,4] y) {
     y = If(flag) <
         then_branch = t () => (float[N,4] a) { m = MatMul(x, w) a = Softmax(m) },
@@ -27,15 +28,23 @@ SMALL = """g (float[N,4] x, bool flag) => (float[N,4] y) {
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("node", "body", "sentence"),
     [
-        (IF, "3 nodes, 1 of them products, are in the branches of this If, which is left as it is"),
-        (LOOP, "2 nodes, 0 of them products, are in the body of this Loop, which is left as it is"),
+        (
+            "If",
+            IF,
+            f"2 nodes, 1 of them products, are in its then_branch, which is left as it is: {CPU_ONLY}",
+        ),
+        (
+            "Loop",
+            LOOP,
+            f"2 nodes, 0 of them products, are in its body, which is left as it is: {IF_ONLY}",
+        ),
     ],
 )
-def test_what_stands_inside_is_said(body: str, sentence: str) -> None:
+def test_what_stands_inside_is_said(node: str, body: str, sentence: str) -> None:
     report = apply(OptimizeBranches(), parse(graph(body)))
-    assert [(one.node, one.sentence) for one in report.rejected] == [("y", sentence)]
+    assert [(one.node, one.sentence) for one in report.rejected] == [(f"{node} y", sentence)]
 
 
 def test_small_branches_are_not_worth_a_sentence() -> None:

@@ -302,17 +302,16 @@ def test_a_product_with_no_constant_matrix_on_its_right(
 
 
 INSIDE = """
-    g (float[B,S,40] x, bool which) => (float[B,S,48] y) {
-      y = If(which) <
-        then_branch = yes () => (float[B,S,48] a) { a = MatMul(x, w) },
-        else_branch = no () => (float[B,S,48] b) { p = MatMul(x, w) b = Add(p, bias) }
-      >
+    g (float[B,S,40] x, int64 often, bool go) => (float[B,S,40] y) {
+      y = Loop(often, go, x) <body = b (int64 i, bool more, float[B,S,40] state) => (bool on, float[B,S,40] next)
+        { on = Identity(more) p = MatMul(state, w) next = MatMul(p, back) }>
     }
 """
 
 
-def test_products_inside_of_branches() -> None:
-    assert refused(INSIDE, WEIGHTS) == ["it is inside a branch or a loop, and only the main graph is quantized"] * 2
+def test_products_inside_of_loops() -> None:
+    weights = {"w": WEIGHT, "back": WEIGHT.T.copy()}
+    assert refused(INSIDE, weights) == ["it is inside of a loop, or of a branch that is left as it is"] * 2
 
 
 def test_float32_changes_nothing() -> None:

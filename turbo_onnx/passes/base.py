@@ -30,6 +30,7 @@ class PassReport:
         facts: numbers for the final report, such as `attention_found`.
         summary: what the pass does; the pipeline fills it in.
         seconds: wall time; the pipeline fills it in.
+        inside: of a pass that runs others, what those did.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PassReport:
     facts: dict[str, object] = field(default_factory=dict)
     summary: str = ""
     seconds: float = 0.0
+    inside: list[PassReport] = field(default_factory=list)
 
 
 class Pass(ABC):
@@ -46,10 +48,12 @@ class Pass(ABC):
     Attributes:
         name: as given to `--passes` and printed in reports, kebab-case.
         summary: one sentence for people.
+        repeats: whether a second run has nothing to do; one that runs others raises again what they lowered.
     """
 
     name: str
     summary: str
+    repeats: bool = True
 
     @abstractmethod
     def run(self, model: Model) -> PassReport:

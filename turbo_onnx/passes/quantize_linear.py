@@ -7,16 +7,20 @@ else stays in float32, and the report says of every other MatMul and Gemm why.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx import shapes
+from turbo_onnx.branches import Branches
 from turbo_onnx.custom_ops.quantized_mat_mul.layout import tiled
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
-from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op
+from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op, subgraphs
 from turbo_onnx.model import Model
+from turbo_onnx.opset import graphs_of
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
 from turbo_onnx.passes.constant_products import ConstantProduct, constant_product
 from turbo_onnx.passes.linear import added_vector
@@ -27,7 +31,7 @@ SMALLEST = 32
 """Rows or columns of a weight: less gains nothing, and a few logits should be exact."""
 LARGEST = 1 << 16
 """Rows of a weight: 255 · 128 times as much still fits into 32 bits."""
-INSIDE = "it is inside a branch or a loop, and only the main graph is quantized"
+INSIDE = "it is inside of a loop, or of a branch that is left as it is"
 
 
 class QuantizeLinear(Pass):
@@ -47,6 +51,15 @@ class QuantizeLinear(Pass):
         report = PassReport(self.name)
         if self.precision != "int8":
             return report
+        self._quantize(model, report)
+        branches = Branches(model)
+        for node in model.graph.nodes:
+            for graph in subgraphs(node):
+                self._quantize_inside(branches, node, graph, report)
+        report.facts |= {"int8_layers": report.applied, "precision": self.precision if report.applied else "fp32"}
+        return report
+
+    def _quantize(self, model: Model, report: PassReport) -> None:
         rewriting = _Rewriting(model)
         for node in _products(model.graph):
             try:
@@ -54,11 +67,17 @@ class QuantizeLinear(Pass):
                 report.applied += 1
             except Reject as reason:
                 report.rejected.append(Rejection(self.name, node.name, str(reason)))
-        for graph in model.graph.subgraphs(recursive=True):
-            report.rejected += [Rejection(self.name, node.name, INSIDE) for node in _products(graph)]
         rewriting.finish()
-        report.facts |= {"int8_layers": report.applied, "precision": self.precision if report.applied else "fp32"}
-        return report
+
+    def _quantize_inside(self, branches: Branches, node: gs.Node, graph: gs.Graph, report: PassReport) -> None:
+        """Quantize a branch of an If; report what stands in others' graphs, and in those inside of the branch."""
+        left = list(graphs_of(graph))
+        if is_op(node, "If") and _products(graph):
+            with suppress(Reject), branches.taken_out(graph) as part:  # as the report says of the branch already
+                shapes.infer(part)
+                self._quantize(part, report)
+                left = left[1:]
+        report.rejected += [Rejection(self.name, product.name, INSIDE) for one in left for product in _products(one)]
 
 
 def _products(graph: gs.Graph) -> list[gs.Node]:
