@@ -156,6 +156,14 @@ def test_the_product_is_exact_where_it_is_cut_into_many_items(shape: tuple[int, 
     assert_exact(weights(depth, width), whole(rows, depth), threads=threads)
 
 
+@pytest.mark.parametrize("width", [4096, 4100])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_product_is_exact_where_it_is_too_large_for_caches(width: int, threads: int) -> None:
+    rows = 1100
+    assert rows * width * 4 > 2**24
+    assert_exact(weights(70, width), whole(rows, 70), threads=threads)
+
+
 @pytest.mark.parametrize("pair", [(127, 1), (1, 127), (64, 64), (-128, 0), (-64, -64), (-1, -127), (127, -128)])
 @pytest.mark.parametrize("rows", [1, 4, 20])
 def test_the_heaviest_pairs_of_weights_that_are_allowed_do_not_saturate(rows: int, pair: tuple[int, int]) -> None:

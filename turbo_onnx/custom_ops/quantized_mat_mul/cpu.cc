@@ -5,6 +5,7 @@
 #include "custom_ops/cpu/rows.h"
 #include "custom_ops/cpu/scratch.h"
 #include "custom_ops/cpu/sizes.h"
+#include "custom_ops/cpu/stream.h"
 #include "custom_ops/cpu/vector.h"
 
 namespace turbo_onnx {
@@ -19,6 +20,7 @@ constexpr size_t kMostRows = 32;            // of an item
 constexpr size_t kMostSums = 4096;          // of an item: 16 KB
 constexpr size_t kItem = size_t{1} << 16;   // bytes of the weight for an item of few rows
 constexpr size_t kShared = 4 * kItem;       // for one of many, since the next items read them, too
+constexpr size_t kLarge = size_t{1} << 24;  // bytes of an output that no cache holds until it is read
 
 // ---- rows as bytes
 
@@ -118,10 +120,10 @@ TURBO_INLINE BitLanes load_integers(const int32_t* p, size_t count) {
 
 TURBO_INLINE Vec as_floats(BitLanes whole) { return Vec(__builtin_convertvector((IntLanes)whole, FloatLanes)); }
 
-// One row, from column `first` on.
+// One row, from column `first` on. A large output goes past the caches; it is aligned to 64 bytes.
 template <bool kBiased, class Function>
 TURBO_INLINE void dequantize_row(const int32_t* x, float scale, uint32_t zero, const QuantizedLayer& layer,
-                                 Function activation, float* output, size_t first, size_t width) {
+                                 Function activation, float* output, size_t first, size_t width, bool large) {
   const float* column_scale = layer.scale + first;
   const int32_t* sums = layer.sums + first;
   const float* bias = kBiased ? layer.bias + first : nullptr;
@@ -130,7 +132,8 @@ TURBO_INLINE void dequantize_row(const int32_t* x, float scale, uint32_t zero, c
   for (; i + kLanes <= width; i += kLanes) {
     const Vec steps = as_floats(load_integers(x + i) - zero * load_integers(sums + i));
     const Vec scaled = steps * load(column_scale + i) * scales;
-    store(output + i, activation(kBiased ? scaled + load(bias + i) : scaled));
+    const Vec result = activation(kBiased ? scaled + load(bias + i) : scaled);
+    large ? stream(output + i, result) : store(output + i, result);
   }
   if (const size_t rest = width - i) {
     const Vec steps = as_floats(load_integers(x + i, rest) - zero * load_integers(sums + i, rest));
@@ -144,7 +147,7 @@ TURBO_INLINE void dequantize_row(const int32_t* x, float scale, uint32_t zero, c
 // Multiplies quantized rows, in items of some rows and some panels of columns. Those of the same panels follow each
 // other, so that a thread has them in its cache.
 template <bool kBiased, class Function>
-void multiply(const Rows& x, size_t rows, const QuantizedLayer& layer, Function activation, float* output,
+void multiply(const Rows& x, size_t rows, const QuantizedLayer& layer, Function activation, float* output, bool large,
               ByteProduct* product, const Parallel& parallel) {
   const size_t height = smaller(rows, kMostRows), down = (rows + height - 1) / height;
   const size_t panels = (layer.width + kTileColumns - 1) / kTileColumns, panel = x.depth * kTileColumns;
@@ -160,8 +163,9 @@ void multiply(const Rows& x, size_t rows, const QuantizedLayer& layer, Function 
     for (size_t r = 0; r < some_rows; ++r) {
       const size_t row = first_row + r;
       dequantize_row<kBiased>(sums + r * stride, x.scale[row], x.zero_point[row], layer, activation,
-                              output + row * layer.width + first, first, smaller(layer.width - first, stride));
+                              output + row * layer.width + first, first, smaller(layer.width - first, stride), large);
     }
+    if (large) streamed();
   });
 }
 
@@ -171,6 +175,8 @@ void quantized_mat_mul(const float* x, const QuantizedLayer& layer, Activation a
                        ByteProduct* product, const Parallel& parallel) {
   const size_t depth = layer.depth;
   const size_t most = larger(kTileRows, kChunk / round_up(depth, kTileDepth) / kTileRows * kTileRows);
+  const bool aligned = reinterpret_cast<uintptr_t>(output) % 64 == 0 && layer.width % kTileColumns == 0;
+  const bool large = aligned && rows * layer.width * sizeof(float) >= kLarge;
   with(activation, [&](auto function) {
     Rows chunk(smaller(rows, most), depth);
     for (size_t first = 0; first < rows; first += most) {
@@ -178,9 +184,9 @@ void quantized_mat_mul(const float* x, const QuantizedLayer& layer, Activation a
       float* to = output + first * layer.width;
       chunk.quantize(x + first * depth, some, depth, parallel);
       if (layer.bias == nullptr) {
-        multiply<false>(chunk, some, layer, function, to, product, parallel);
+        multiply<false>(chunk, some, layer, function, to, large, product, parallel);
       } else {
-        multiply<true>(chunk, some, layer, function, to, product, parallel);
+        multiply<true>(chunk, some, layer, function, to, large, product, parallel);
       }
     }
   });
