@@ -95,6 +95,23 @@ def test_weights_that_passes_join_in_both_branches_are_held_once() -> None:
     same(before, model)
 
 
+def test_weights_that_one_branch_reads_are_held_outside() -> None:
+    model = branch_model("m = MatMul(x, wq) y = Softmax(m)", "y = Neg(x)")
+    rewritten(model)
+    assert large_initializers(model.to_proto()) == (["wq"], [])
+
+
+def test_weights_that_a_file_holds_in_a_branch_are_held_outside() -> None:
+    proto = branch_model("m = MatMul(x, wq) y = Softmax(m)", "y = Neg(x)").to_proto()
+    branch = next(graph for graph in inner_graphs(proto) if graph.name == "yes")
+    branch.initializer.extend(proto.graph.initializer)
+    del proto.graph.initializer[:]
+    model = Model.from_proto(onnx.ModelProto.FromString(proto.SerializeToString()))
+    rewritten(model)
+    assert large_initializers(model.to_proto()) == (["wq"], [])
+    same(proto, model)
+
+
 def test_what_is_computed_outside_is_read_inside() -> None:
     nodes = "m = MatMul(negative, wq) " + GELU
     model = branch_model(nodes, nodes.replace("wq", "wk"), before="negative = Neg(x)", constants=NUMBERS)

@@ -22,6 +22,7 @@ from turbo_onnx.errors import Reject
 from turbo_onnx.graph import (
     Shape,
     Tensor,
+    keep_outside,
     mark_computed_outside,
     mark_widened,
     names_in,
@@ -34,7 +35,7 @@ from turbo_onnx.own_precision import mentioned
 from turbo_onnx.precision import half_type
 
 LEAST_SHARED = 1024
-"""Bytes from which on constants of several branches are compared."""
+"""Bytes from which on constants are held in the main graph, and those that passes made are compared."""
 
 
 class Branches:
@@ -95,15 +96,17 @@ class Branches:
         return None if shape is None else [as_item(size) for size in shape]
 
     def _share_constants(self, branch: gs.Graph, known: set[int]) -> None:
-        """Let the branch read what another one made of the same bytes."""
-        made = {id(tensor): tensor for tensor in _reads(branch) if isinstance(tensor, gs.Constant)}
+        """Hold large constants in the main graph; read there what another branch made of the same bytes."""
+        given = {id(tensor) for inner in graphs_of(branch) for tensor in inner.outputs}
+        read = {id(tensor): tensor for tensor in _reads(branch) if isinstance(tensor, gs.Constant)}
         same = {}
-        for identity, constant in made.items():
-            if identity not in known and constant.values.nbytes >= LEAST_SHARED:
-                first = self._made.setdefault(_content(constant), constant)
-                if first is not constant:
-                    same[identity] = first
-        _swap(branch, same)
+        for identity, constant in read.items():
+            if identity in given or constant._values.nbytes < LEAST_SHARED:
+                continue
+            keep_outside(constant)
+            if identity not in known:
+                same[identity] = self._made.setdefault(_content(constant), constant)
+        _swap(branch, {identity: first for identity, first in same.items() if first is not read[identity]})
 
 
 def require_rewritable(branch: gs.Graph) -> None:

@@ -104,6 +104,16 @@ def is_computed_outside(tensor: gs.Variable) -> bool:
     return getattr(tensor, "computed_outside", False)
 
 
+def keep_outside(constant: gs.Constant) -> None:
+    """Say of a constant that the main graph holds it, though only a graph inside may read it."""
+    constant.kept_outside = True
+
+
+def is_kept_outside(constant: gs.Constant) -> bool:
+    """Whether that was said."""
+    return getattr(constant, "kept_outside", False)
+
+
 def integers(tensor: Tensor | None) -> list[int] | None:
     """The values of a constant 0-d or 1-d integer tensor as a list, else None."""
     value = constant_value(tensor)

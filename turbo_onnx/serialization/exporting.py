@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.ir.node import Node
 
-from turbo_onnx.graph import subgraphs
+from turbo_onnx.graph import is_kept_outside, subgraphs
 from turbo_onnx.serialization.importing import KeptNode
 from turbo_onnx.serialization.reuse_names import reuse_names
 from turbo_onnx.serialization.weights import tensor_bytes
@@ -31,7 +31,7 @@ class Exported:
 
 
 def export_graph(graph: gs.Graph) -> Exported:
-    """The graph as a proto; a constant goes to the innermost graph that holds all nodes that read it.
+    """The graph as a proto; a constant goes to the innermost graph that holds all nodes that read it, or is kept outside.
 
     Constants that share their values (the same array, or the same bytes of a file) become one initializer.
 
@@ -85,7 +85,7 @@ class _Exporter:
                 continue
             home = self.homes.setdefault(id(tensor), graph)
             self.constants[id(tensor)] = tensor
-            if home is not graph:  # read in more than one scope: where all of them see it
+            if home is not graph or is_kept_outside(tensor):  # read in more than one scope: where all of them see it
                 self.homes[id(tensor)] = self.root
         for node in graph.nodes:
             for subgraph in subgraphs(node):
