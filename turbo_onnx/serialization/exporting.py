@@ -31,7 +31,7 @@ class Exported:
 
 
 def export_graph(graph: gs.Graph) -> Exported:
-    """The graph as a proto; a constant goes to the innermost graph that holds all nodes that read it, or is kept outside.
+    """The graph as a proto; a constant goes to the innermost graph that holds all nodes that read it, or stays outside.
 
     Constants that share their values (the same array, or the same bytes of a file) become one initializer.
 
