@@ -71,6 +71,46 @@ TURBO_INLINE void store_sums(int32_t* p, Sums sums) {
   _mm256_storeu_si256(halves + 1, sums.high);
 }
 
+#elif defined(__SSE2__)
+
+constexpr size_t kMostRows = 1, kFewRows = 1;
+constexpr size_t kPanels = 1, kPanelsOfFewRows = 1;
+
+using Line = const int8_t*;
+using Four = __m128i;  // in 16 bits, twice
+struct Sums {
+  __m128i halves[8];  // of two columns each: the even pair of their four products, and the odd one
+
+  TURBO_INLINE Sums() {
+    for (__m128i& two : halves) two = _mm_setzero_si128();
+  }
+};
+
+TURBO_INLINE Line load_line(const int8_t* p) { return p; }
+TURBO_INLINE Four load_four(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return _mm_unpacklo_epi8(_mm_set1_epi32(four), _mm_setzero_si128());
+}
+TURBO_INLINE void add_product(Sums& sums, Four four, Line line) {
+#pragma GCC unroll 4
+  for (size_t i = 0; i < 4; ++i) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line) + i);
+    const __m128i low = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+    const __m128i high = _mm_srai_epi16(_mm_unpackhi_epi8(bytes, bytes), 8);
+    sums.halves[2 * i] = _mm_add_epi32(sums.halves[2 * i], _mm_madd_epi16(four, low));
+    sums.halves[2 * i + 1] = _mm_add_epi32(sums.halves[2 * i + 1], _mm_madd_epi16(four, high));
+  }
+}
+TURBO_INLINE void store_sums(int32_t* p, const Sums& sums) {
+  for (size_t i = 0; i < 4; ++i) {
+    const __m128 low = _mm_castsi128_ps(sums.halves[2 * i]), high = _mm_castsi128_ps(sums.halves[2 * i + 1]);
+    const __m128i even = _mm_castps_si128(_mm_shuffle_ps(low, high, 0x88));
+    const __m128i odd = _mm_castps_si128(_mm_shuffle_ps(low, high, 0xdd));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + i, _mm_add_epi32(even, odd));
+  }
+}
+
 #else
 
 constexpr size_t kMostRows = 1, kFewRows = 1;
