@@ -16,7 +16,7 @@ FLOORS = (
     ("serialization", "model", "memory", "runtime", "attributes", "sessions", "node_timing"),
     (
         *("pattern", "matcher", "inference", "shapes", "opset", "layout", "distances", "diagonal", "masks"),
-        *("attention_masks", "padding_flow", "invariants"),
+        *("attention_masks", "padding_flow", "invariants", "own_precision", "branches"),
     ),
     ("passes",),
     (
@@ -29,12 +29,22 @@ FLOORS = (
             "verify",
             "calibration",
             "emulation",
-            "own_precision",
+            "proof",
         ),
-        *("report", "report_text", "work", "recording", "allocation_names", "sequences", "planning"),
+        *(
+            "report",
+            "plan_report",
+            "report_text",
+            "work",
+            "recording",
+            "allocation_names",
+            "sequences",
+            "plan_sizes",
+            "planning",
+        ),
     ),
     ("pipeline",),
-    ("optimizer", "comparison", "inspection", "autotune", "plan_report", "run_costs"),
+    ("optimizer", "comparison", "inspection", "autotune", "run_costs"),
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
