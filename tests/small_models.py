@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from turbo_onnx.model import Model
+
 VOCABULARY, WIDTH = 19, 8
 
 
@@ -35,6 +37,11 @@ def encoder(*, opset: int = 17, rows: int = VOCABULARY, seed: int = 0) -> onnx.M
         [table, weight] if opset < 13 else [table, weight, axis],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def parsed(text: str) -> Model:
+    """A graph in ONNX's text form, opset 17."""
+    return Model.from_proto(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'))
 
 
 def one_node(node: onnx.NodeProto, *, kind: int = TensorProto.FLOAT, opset: int = 17) -> onnx.ModelProto:
