@@ -35,8 +35,8 @@ def test_a_step_that_is_out_of_time_ends_with_all_of_its_processes(
 ) -> None:
     monkeypatch.setattr(check, "PATIENCE", patience)
     start = time.perf_counter()
-    ended = check.execute([sys.executable, "-c", code], {}, 2.0)
-    assert time.perf_counter() - start < 20
+    ended = check.execute([sys.executable, "-c", code], {}, 8.0)
+    assert time.perf_counter() - start < 40
     assert ended.stopped
     assert ended.lines[0] == "begun\n"
     assert check.summary(ended) == f"stopped, out of time{said}"
