@@ -36,6 +36,7 @@ from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_gated_projections import MergeGatedProjections
 from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.normalize_before_transposing import NormalizeBeforeTransposing
 from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.passes.plan_memory import PlanMemory
 from turbo_onnx.passes.pool_first_tokens_early import PoolFirstTokensEarly
@@ -70,6 +71,7 @@ RAISE: tuple[Pass, ...] = (
     RaiseOpset(),
     RaiseLayerNormalization(),
     RaiseRmsNormalization(),
+    NormalizeBeforeTransposing(),
     RaiseGelu(),
     RaiseLinear(),
     RaiseAttention(),
