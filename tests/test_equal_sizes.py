@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from tests.passes.support import equivalent, graph, normal, parse
+from tests.passes.support import equivalent, graph, normal, parse, run
 from turbo_onnx import pipeline, shapes
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.model import Model
@@ -51,6 +51,10 @@ def test_what_an_operator_demands_is_known(name: str) -> None:
 
 NOT_DEMANDED = {
     "what is broadcast": ("float[B,S] a, float[C,S] b", "y = Add(a, b)"),
+    "sums, one of which may be 1 and broadcast": (
+        "float[B,K,4] a, float[B,V,4] b, float[B,N,4] n",
+        "left = Concat<axis = 1>(a, n) right = Concat<axis = 1>(b, n) y = Add(left, right)",
+    ),
     "batches of products, which are broadcast": ("float[B,S,4] a, float[C,4,S] b", "y = MatMul(a, b)"),
     "the axis of what is joined": ("float[B,K] a, float[B,L] b", "y = Concat<axis = 1>(a, b)"),
     "factors, one of which may be 0": (
@@ -63,6 +67,31 @@ NOT_DEMANDED = {
 @pytest.mark.parametrize("name", NOT_DEMANDED)
 def test_what_no_operator_demands_is_not_proven(name: str) -> None:
     assert shapes.infer_proven(inferred(*NOT_DEMANDED[name])).symbols.equalities == []
+
+
+def test_sums_that_are_joined_have_equal_parts_unless_one_is_broadcast() -> None:
+    model = inferred(*NOT_DEMANDED["sums, one of which may be 1 and broadcast"])
+    assert shapes.infer(model).symbols.equalities == ["V = K"]
+    assert shapes.assumed_equal(model) == {"K"}
+    assert model.graph.outputs[0].shape == ["B", "K + N", 4]
+
+
+UNEQUAL = {
+    "a sum with what may have any length": (
+        "float[B,K,4] a, float[4] b, float[B,N,4] n",
+        "left = Concat<axis = 1>(a, n) places = NonZero(b) rows = Transpose<perm = [1, 0]>(places) "
+        "found = Cast<to = 1>(rows) y = Add(left, found)",
+    ),
+    "twice a size and a number": ("float[B,K,4] a, float[B,5,4] n, float[B,V,4] b",
+        "left = Concat<axis = 1>(a, n) right = Concat<axis = 1>(b, b) y = Add(left, right)"),
+    "sums of several sizes that differ": ("float[B,K,4] a, float[B,N,4] n, float[B,V,4] b, float[B,W,4] m",
+        "left = Concat<axis = 1>(a, n) right = Concat<axis = 1>(b, m) y = Add(left, right)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_sums_that_do_not_say_which_parts_are_equal_say_nothing(name: str) -> None:
+    assert shapes.infer(inferred(*UNEQUAL[name])).symbols.equalities == []
 
 
 HEADS = "".join(
@@ -135,3 +164,51 @@ def test_one_key_for_many_values_is_refused_rather_than_broadcast() -> None:
     assert original.run(["y"], broadcast)[0].shape == (2, 1, 8)  # one score, to which five numbers are added
     with pytest.raises(Exception, match=r"key and value have shapes \[2, 1, 8\], \[2, 2, 1, 4\], \[2, 2, 5, 4\]"):
         session.run(["y"], broadcast)
+
+
+LAYERS = """
+    key = Concat<axis = 2>(past_key, k) value = Concat<axis = 2>(past_value, v)
+    other_key = Concat<axis = 2>(past_other_key, k) other_value = Concat<axis = 2>(past_other_value, v)
+    scores = MatMul(q, turned) biased = Add(scores, bias) p = Softmax<axis = -1>(biased) o = MatMul(p, value)
+    to = Transpose<perm = [0, 2, 1, 3]>(o) first = Reshape(to, merge)
+    other_scores = MatMul(q, other_turned) other_biased = Add(other_scores, bias)
+    other_p = Softmax<axis = -1>(other_biased) other_o = MatMul(other_p, other_value)
+    other_to = Transpose<perm = [0, 2, 1, 3]>(other_o) second = Reshape(other_to, merge) y = Add(first, second)
+"""
+
+
+def two_layers() -> Model:
+    """Two attentions on caches of lengths of their own, which add one bias that is as long as the first's."""
+    turned = "".join(f"{name}turned = Transpose<perm = [0, 1, 3, 2]>({name}key) " for name in ("", "other_"))
+    caches = ", ".join(
+        f"float[B,2,{size},4] past_{name}"
+        for name, size in (("key", "K"), ("value", "V"), ("other_key", "L"), ("other_value", "W"))
+    )
+    mask = "places = Shape(key) length1 = Gather(places, two) long = Range(begin, length1, step) "
+    mask += "far = Unsqueeze(long, beside) wide = Cast<to = 1>(far) bias = Neg(wide) "
+    nodes = LAYERS.replace("scores = MatMul(q, turned)", f"{turned} {mask} scores = MatMul(q, turned)", 1)
+    text = graph(
+        f"g (float[B,S,8] x, {caches}) => (float[B,S,8] y) <int64[4] split = {{0, 0, 2, 4}},"
+        f" int64[3] merge = {{0, 0, 8}}, int64 two = {{2}}, int64 begin = {{0}}, int64 step = {{1}},"
+        f" int64[3] beside = {{0, 1, 2}}> {{ {HEADS} {nodes} }}"
+    )
+    return parse(text, {name: normal(8, 8, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))})
+
+
+def two_caches(length: int, first: int, second: int) -> dict[str, np.ndarray]:
+    sizes = {"key": first, "value": first, "other_key": second, "other_value": second}
+    caches = {f"past_{name}": normal(2, 2, size, 4, seed=len(name)) for name, size in sizes.items()}
+    return {"x": normal(2, length, 8, seed=5)} | caches
+
+
+def test_layers_that_add_one_mask_to_caches_of_lengths_of_their_own_are_all_fused() -> None:
+    model = two_layers()
+    before = model.to_proto()
+    pipeline.run(model, pipeline.select(Options()), checks=True)
+    assert [node.op for node in model.graph.nodes if node.domain == DOMAIN] == ["VarlenAttention"] * 2
+    for length, past in ((1, 0), (1, 6), (3, 0), (3, 5)):
+        equivalent(before, model, two_caches(length, past, past))
+    equivalent(before, model, two_caches(1, 0, 4))  # a bias for one key, which is broadcast to those of the other layer
+    for each in (before, model):  # lengths that differ otherwise
+        with pytest.raises(Exception, match=r"(?i)broadcast|must have|shape"):
+            run(each, two_caches(1, 3, 5))

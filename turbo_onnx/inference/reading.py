@@ -42,9 +42,10 @@ class Symbols:
     was named later is then taken for the other; `equalities` remembers it as text for the report. (Kernels check
     their operands' sizes at run time, so a size of 1 there is an error or a broadcast and never a wrong number.)
 
-    That holds for sizes of inputs. A size that was made up for what nothing is known of may well be 1, and is taken for
-    another only where the operator demands it, or where it is one of `limits`: part of an axis, of that size unless the
-    axis ends before.
+    That holds for sizes of inputs and for sums of them: where the lengths past + new of two layers are joined by a mask
+    that both add, their pasts are taken for one. A size that was made up for what nothing is known of may well be 1,
+    and is taken for another only where the operator demands it, or where it is one of `limits`: part of an axis, of
+    that size unless the axis ends before.
 
     With `strict`, sizes of inputs are taken for the same only where they cannot differ.
     """
@@ -72,7 +73,7 @@ class Symbols:
         if a == b:
             return a
         found = [(one.name, other) for one, other in ((a, b), (b, a)) if isinstance(one, Dim) and one.name is not None]
-        if certain:  # what is said of sums holds of their parts
+        if certain or all(self._is_of_inputs(one) for one in (a, b)):  # what is said of sums holds of their parts
             found += solutions(a - b)
         for name, new in sorted(found, key=lambda pair: self.inputs.get(pair[0], 1 << 30), reverse=True):
             if isinstance(new, Dim) and name in new.symbols:
@@ -80,17 +81,21 @@ class Symbols:
             if not certain and not self._never_one_by_itself(name, new):
                 continue
             if name in self.inputs:
-                if not isinstance(new, Dim) or not new.symbols <= self.inputs.keys():
+                if not self._is_of_inputs(new):
                     continue
                 self.equalities.append(f"{name} = {new}")
             self.same[name] = new
             return self.resolve(a)
         return None
 
+    def _is_of_inputs(self, dim: Dim | int) -> bool:
+        """Whether it is a size of inputs, or made of such."""
+        return isinstance(dim, Dim) and dim.symbols <= self.inputs.keys()
+
     def _never_one_by_itself(self, name: str, other: Dim | int) -> bool:
         """Whether the size `name` is not 1 where the other one is more."""
         if name in self.inputs:
-            return not self.strict and (not isinstance(other, Dim) or other.symbols <= self.inputs.keys())
+            return not self.strict and (not isinstance(other, Dim) or self._is_of_inputs(other))
         return name in self.limits and self.resolve(self.limits[name]) == other
 
 
