@@ -10,18 +10,16 @@ over a side's: above one means that the side is faster.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import click
 import numpy as np
 import onnxruntime as ort
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import ROUNDS, THREADS, models, open_console
 from benchmarks.encoder_cpu import run_all
 from benchmarks.encoder_int8 import EXPORTED, sessions
-from benchmarks.machine import describe
 from benchmarks.timing import alternate, ratio
 from models import untrained
 
@@ -92,13 +90,12 @@ def add_rows(table: Table, runs: dict[str, ort.InferenceSession], step: Step, ro
 
 
 @click.command()
-@click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), help="Only this one; repeatable.")
-@click.option("--rounds", default=9, show_default=True, help="How often each side is timed.")
-@click.option("--threads", default=2, show_default=True, help="Threads of each session.")
+@models(MODELS)
+@ROUNDS
+@THREADS
 def main(names: tuple[str, ...], rounds: int, threads: int) -> None:
     """Compare steps of decoders as exported, quantized and optimized."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(", ".join(f"{key} {value}" for key, value in describe().items()), f"threads {threads}")
+    console = open_console(f"threads {threads}")
     console.print("Ratios are the exported model's time over a side's: median (quartiles).")
     for name in names or MODELS:
         runs = sessions(untrained.load(MODELS[name]), threads)

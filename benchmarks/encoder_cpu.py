@@ -10,7 +10,6 @@ one process. A ratio above one means that the optimized model is faster.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
-from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
+from benchmarks.command_line import JSON, ROUNDS, THREADS, models, open_console
 from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import Ratio, alternate, ratio
@@ -155,16 +154,14 @@ def table_of(title: str, records: list[Any]) -> Table:
 
 
 @click.command()
-@click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), help="Only this one; repeatable.")
+@models(MODELS)
 @click.option("--all-workloads", is_flag=True, help="Also lognormal lengths and longer sequences.")
-@click.option("--rounds", default=9, show_default=True, help="How often each side is timed.")
-@click.option("--threads", default=2, show_default=True, help="Threads of each session.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@ROUNDS
+@THREADS
+@JSON
 def main(names: tuple[str, ...], all_workloads: bool, rounds: int, threads: int, json_path: Path | None) -> None:
     """Compare optimized encoders with the same models as exported."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    machine = describe()
-    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), f"threads {threads}")
+    console = open_console(f"threads {threads}")
     console.print("Ratios are the other side's time over the optimized model's: median (quartiles).")
     works = WORKLOADS + MORE_WORKLOADS if all_workloads else WORKLOADS
     results = {}
@@ -177,7 +174,7 @@ def main(names: tuple[str, ...], all_workloads: bool, rounds: int, threads: int,
         results[name] = [measure(original, optimized, work, rounds) for work in works]
         console.print(table_of(f"{name}, {threads} threads, float32", results[name]))
     if json_path is not None:
-        document = {"machine": machine, "threads": threads, "rounds": rounds, "models": results}
+        document = {"machine": describe(), "threads": threads, "rounds": rounds, "models": results}
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(document, indent=1, default=vars) + "\n")
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import gpu
+from benchmarks.command_line import JSON
 from benchmarks.encoder_sides import LAYERS, OURS, SIDES, WIDTH, Inputs, Run, reference
 from benchmarks.timing import Ratio, ratio
 from models.batches import padded_batch
@@ -205,7 +206,7 @@ def reasons_of(document: dict[str, Any]) -> list[str]:
 @click.option("--side", "names", multiple=True, type=click.Choice(list(SIDES)), help="Only this one; repeatable.")
 @click.option("--rounds", default=15, show_default=True, help="How often each side is timed.")
 @click.option("--seconds", default=240, show_default=True, help="After these, no side is prepared any more.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the table of an earlier result.")
 def main(names: tuple[str, ...], rounds: int, seconds: int, json_path: Path | None, show: Path | None) -> None:
     """Compare ways to run BERT-base in float16."""

@@ -12,7 +12,6 @@ output and the exported model's.
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,12 +21,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
+from benchmarks.command_line import ROUNDS, THREADS, models, open_console
 from benchmarks.encoder_cpu import MODELS, VOCABULARY, WORKLOADS, Workload, run_all
-from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import alternate, ratio
 from models.batches import padded_batch, sorted_groups
@@ -91,13 +89,12 @@ def add_rows(table: Table, runs: Mapping[str, ort.InferenceSession], work: Workl
 
 
 @click.command()
-@click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), help="Only this one; repeatable.")
-@click.option("--rounds", default=9, show_default=True, help="How often each side is timed.")
-@click.option("--threads", default=2, show_default=True, help="Threads of each session.")
+@models(MODELS)
+@ROUNDS
+@THREADS
 def main(names: tuple[str, ...], rounds: int, threads: int) -> None:
     """Compare encoders with 8-bit integers and without."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(", ".join(f"{key} {value}" for key, value in describe().items()), f"threads {threads}")
+    console = open_console(f"threads {threads}")
     console.print("Ratios are the other side's time over ours with int8: median (quartiles).")
     for name in names or MODELS:
         runs = sessions(MODELS[name](), threads)

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import gpu
+from benchmarks.command_line import JSON
 from turbo_onnx import autotune, node_timing
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.samples import Batch, sample
@@ -181,7 +182,7 @@ def table_of(document: dict[str, Any]) -> list[Table]:
     metavar="FILE",
     help="First measure which tiles each kernel runs fastest with, as turbo-onnx autotune does; measure with those.",
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the tables of an earlier result.")
 def main(element: str, rounds: int, seconds: int, tune: Path | None, json_path: Path | None, show: Path | None) -> None:
     """Compare each kernel with the GPU's own limits."""

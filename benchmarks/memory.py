@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
+from benchmarks.command_line import JSON, THREADS, models, open_console
 from benchmarks.machine import describe
 from benchmarks.memory_process import LONGEST, MOMENTS, SIDES, Measures, positions, random_lengths
 from benchmarks.timing import Ratio, ratio
@@ -181,7 +182,7 @@ def report(console: Console, name: str, found: Found, difference: float | None) 
 
 
 @click.command()
-@click.option("--model", "names", multiple=True, type=click.Choice(list(MODELS)), help="Only this one; repeatable.")
+@models(MODELS)
 @click.option("--side", "sides", multiple=True, type=click.Choice(list(SIDES)), help="Only this one; repeatable.")
 @click.option("--runs", default=200, show_default=True, help="How many runs, each of another shape.")
 @click.option("--repetitions", default=3, show_default=True, help="How often; once for the model as exported.")
@@ -190,9 +191,9 @@ def report(console: Console, name: str, found: Found, difference: float | None) 
     type=click.IntRange(min=LONGEST),
     help=f"The most positions of a padded batch.  [default: {MOST_TOKENS}]",
 )
-@click.option("--threads", default=2, show_default=True, help="Threads of each session.")
+@THREADS
 @click.option("--seed", default=0, show_default=True, help="Of the shapes.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 def main(
     names: tuple[str, ...],
     sides: tuple[str, ...],
@@ -204,9 +205,7 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Compare the memory of planned runs with that of ONNX Runtime's default arena."""
-    console = Console(width=None if sys.stdout.isatty() else 190)
-    machine = describe()
-    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), f"threads {threads}")
+    console = open_console(f"threads {threads}", width=190)
     console.print(
         "Each side in fresh processes: median (lowest-highest) of the repetitions. Peak: the planned side's over this"
         " one's, below one is less memory. Speed: this side's time over the planned side's, above one is faster; median"
@@ -229,7 +228,7 @@ def main(
         sides_found = {side: [asdict(measures) for measures in all_] for side, all_ in found.items()}
         results[name] = {"options": options, "difference": difference, "sides": sides_found}
     if json_path is not None:
-        document = {"machine": machine, "repetitions": repetitions, "models": results}
+        document = {"machine": describe(), "repetitions": repetitions, "models": results}
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -22,6 +22,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import JSON
 from benchmarks.machine import describe
 from turbo_onnx.errors import InputError
 from turbo_onnx.memory.local_search import improve
@@ -77,7 +78,7 @@ def instances(folder: Path | None) -> Iterator[tuple[str, Instance]]:
 @click.command()
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--seconds", default=9.0, show_default=True, help="How long to search on each instance.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 def main(folder: Path | None, seconds: float, json_path: Path | None) -> None:
     """Place the instances of FOLDER, and compare with their lower bounds."""
     source = f"instances of {folder}" if folder is not None else "generated instances: no folder was given"

@@ -22,6 +22,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import JSON
 from benchmarks.machine import describe
 
 MIB = 2**20
@@ -97,7 +98,7 @@ def row(case: Case, cost: Cost) -> tuple[str, ...]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 def main(json_path: Path | None) -> None:
     """Measure what optimizing costs."""
     table = Table(title="Cost of turbo-onnx optimize --no-verify")

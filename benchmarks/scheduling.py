@@ -9,7 +9,6 @@ the batches of `turbo_onnx.schedule`. A ratio above one means that the optimized
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
-from rich.console import Console
 from rich.table import Table
 
 import turbo_onnx
+from benchmarks.command_line import THREADS, open_console
 from benchmarks.encoder_cpu import MODELS, VOCABULARY, run_all
-from benchmarks.machine import describe
 from benchmarks.operators_cpu import session
 from benchmarks.timing import alternate, ratio
 from models.batches import Batch, padded_batch
@@ -52,11 +50,10 @@ def fixed_groups(lengths: list[int], size: int) -> list[list[int]]:
 @click.option("--model", "name", type=click.Choice(list(MODELS)), default="minilm", show_default=True)
 @click.option("--requests", default=96, show_default=True)
 @click.option("--rounds", default=7, show_default=True, help="How often each way is timed.")
-@click.option("--threads", default=2, show_default=True, help="Threads of each session.")
+@THREADS
 def main(name: str, requests: int, rounds: int, threads: int) -> None:
     """Compare ways to divide waiting requests into batches."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(", ".join(f"{key} {value}" for key, value in describe().items()), f"threads {threads}")
+    console = open_console(f"threads {threads}")
     lengths = lengths_of(requests)
     everything = padded_batch(lengths, VOCABULARY)
     ways: dict[str, tuple[ort.InferenceSession, list[list[int]]]] = {}

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +32,7 @@ import onnxruntime as ort
 from rich.console import Console
 
 import turbo_onnx
+from benchmarks.command_line import JSON, open_console
 from benchmarks.machine import describe
 from benchmarks.memory import MIB, MODELS
 from benchmarks.memory_process import (
@@ -256,7 +256,7 @@ def verdict(console: Console, rounds: list[Round]) -> bool:
 @click.option("--policy", default="trim", show_default=True, help="What turbo_onnx.arena is set to.")
 @click.option("--known", default=50, show_default=True, help="How many batches are run alone first, and compared.")
 @click.option("--reopen", default=5.0, show_default=True, help="Seconds after which a session is opened anew.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers here.")
+@JSON
 def main(
     minutes: float,
     round_seconds: float,
@@ -270,8 +270,7 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Run random shapes on several sessions and threads for a while, and see whether memory stays flat."""
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    console.print(", ".join(f"{key} {value}" for key, value in describe().items()))
+    console = open_console()
     console.print(
         f"{name}, {policy}: {sessions} sessions of one thread each, {threads} callers, at most {most_tokens} positions"
         f" in a batch, {known} batches compared"
