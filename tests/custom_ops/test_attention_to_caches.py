@@ -1,53 +1,24 @@
 """VarlenAttention as decoders use it: keys and values by head, and few queries for many keys.
 
 Few queries have a way of their own through the CPU kernel, which cuts the keys into spans of at most 256 at a head size
-of 64. The tolerance is that of `test_varlen_attention.py`.
+of 64. The tolerance is that of `attention_cases.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.custom_ops.attention_cases import as_rows, cached, check, hiding, normal, packed
 from tests.custom_ops.cases import by_head, positions_with_gaps
 from tests.custom_ops.single_node import Array, Case, by_kernel, without_body
-from tests.custom_ops.test_varlen_attention import check, normal, packed
 from turbo_onnx import runtime
 from turbo_onnx.custom_ops import spec
 
 KEYS = [1, 2, 15, 16, 17, 255, 256, 257, 513, 1300]
 GROUPS = [(3, 3), (9, 3), (8, 1), (32, 8), (20, 1)]
-
-
-def cached(
-    batch: int,
-    keys: int,
-    queries: int = 1,
-    heads: tuple[int, int] = (2, 2),
-    size: int = 16,
-    value_size: int | None = None,
-    bias: bool = False,
-    attention_bias: Array | None = None,
-    **attributes: Any,
-) -> Case:
-    """Queries as rows, keys and values by head."""
-    own, shared = heads
-    of_values = value_size or size
-    query = normal(batch, queries, own * size, seed=1)
-    key, value = normal(batch, shared, keys, size, seed=2), normal(batch, shared, keys, of_values, seed=3)
-    offsets = normal((own + shared) * size + shared * of_values, seed=4) if bias else None
-    given = {"num_heads": own, "kv_num_heads": shared, "scale": size**-0.5, "keys_by_head": 1, **attributes}
-    return Case("VarlenAttention", [query, key, value, offsets, None, attention_bias], given)
-
-
-def as_rows(case: Case) -> Case:
-    """The case with keys and values as rows."""
-    query, *operands = case.inputs
-    rows = [part.transpose(0, 2, 1, 3).reshape(part.shape[0], part.shape[2], -1) for part in operands[:2]]
-    return Case(case.operator, [query, *rows, *operands[2:]], {**case.attributes, "keys_by_head": 0})
 
 
 @pytest.mark.parametrize("keys", KEYS)
@@ -126,9 +97,7 @@ def test_hidden_keys_have_no_weight_even_if_they_are_a_whole_span(lowest: float)
 @pytest.mark.parametrize("keys", [20, 1300])
 @pytest.mark.parametrize("guard", [0, 1])
 def test_a_row_that_sees_nothing_is_nan_or_guarded_zeros(guard: int, keys: int) -> None:
-    bias = np.zeros((2, 1, 3, keys), np.float32)
-    bias[0, :, 1] = -np.inf
-    case = cached(2, keys, 3, bias=True, attention_bias=bias, guard=guard)
+    case = cached(2, keys, 3, bias=True, attention_bias=hiding(3, keys, 1), guard=guard)
     (output,) = by_kernel(case)
     assert np.isnan(output[0, 1]).all() if not guard else not output[0, 1].any()
     assert np.isfinite(output[1]).all()

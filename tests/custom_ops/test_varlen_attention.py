@@ -1,13 +1,12 @@
 """VarlenAttention where its kernel changes course: tile edges, long sequences, masks, empty sequences, other machines.
 
-The reference is computed in float64; a result may differ from it by 1e-6 of the largest expected magnitude, or of 1.
+The tolerance is that of `attention_cases.py`.
 """
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 
+from tests.custom_ops.attention_cases import TOLERANCE, check, dense, hiding, joined, normal, packed, starts_of
 from tests.custom_ops.cases import positions_with_gaps
 from tests.custom_ops.instruction_sets import VECTORS, run_at, weaker
 from tests.custom_ops.single_node import Array, Case, assert_equal, by_definition, by_kernel, model
@@ -23,54 +23,8 @@ from turbo_onnx import runtime
 from turbo_onnx.custom_ops import SPECS, functions
 from turbo_onnx.custom_ops.specification import DOMAIN
 
-TOLERANCE = 1e-6
 LENGTHS = [0, 1, 2, 15, 16, 17, 63, 64, 65, 300]
 HEAD_SIZES = [1, 8, 16, 32, 33, 64, 80, 128]
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
-
-
-def starts_of(lengths: list[int]) -> Array:
-    return np.cumsum([0, *lengths]).astype(np.int32)
-
-
-def packed(
-    lengths: list[int],
-    size: int,
-    heads: int = 2,
-    value_size: int | None = None,
-    bias: bool = False,
-    positions: Array | None = None,
-    **attributes: Any,
-) -> Case:
-    """Separate projections of packed sequences."""
-    shared = attributes.get("kv_num_heads") or heads
-    total, width, value_width = sum(lengths), shared * size, shared * (value_size or size)
-    rows = [normal(total, heads * size, seed=1), normal(total, width, seed=2), normal(total, value_width, seed=3)]
-    offsets = normal(heads * size + width + value_width, seed=4) if bias else None
-    given = {"num_heads": heads, "scale": size**-0.5, **attributes}
-    return Case("VarlenAttention", [*rows, offsets, starts_of(lengths), None, positions], given)
-
-
-def joined(case: Case) -> Case:
-    """The case with Q | K | V in one operand."""
-    together = np.concatenate(case.inputs[:3], axis=-1)  # type: ignore[arg-type]
-    return Case(case.operator, [together, None, None, *case.inputs[3:]], case.attributes)
-
-
-def dense(
-    batch: int, queries: int, keys: int, size: int = 16, heads: int = 2, bias: Array | None = None, **attributes: Any
-) -> Case:
-    """A batch of rank 3, with a bias for its scores."""
-    width = heads * size
-    rows = [normal(batch, length, width, seed=seed) for seed, length in enumerate((queries, keys, keys))]
-    return Case("VarlenAttention", [*rows, None, None, bias], {"num_heads": heads, "scale": size**-0.5, **attributes})
-
-
-def check(case: Case) -> None:
-    assert_equal(by_kernel(case), case.expected(), TOLERANCE)
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -222,10 +176,7 @@ def test_keys_that_a_bias_hides_have_no_weight(lowest: float) -> None:
 @pytest.mark.parametrize("keys", [20, 700])
 @pytest.mark.parametrize("guard", [0, 1])
 def test_a_row_that_sees_nothing_is_nan_or_guarded_zeros(guard: int, keys: int) -> None:
-    bias = np.zeros((2, 1, 9, keys), np.float32)
-    bias[0, :, 4] = -np.inf
-    bias[1, :, :, keys // 2 :] = -np.inf
-    case = dense(2, 9, keys, bias=bias, guard=guard)
+    case = dense(2, 9, keys, bias=hiding(9, keys, 4), guard=guard)
     (output,) = by_kernel(case)
     assert np.isnan(output[0, 4]).all() if not guard else not output[0, 4].any()
     assert np.isfinite(np.delete(output[0], 4, axis=0)).all()
@@ -336,51 +287,6 @@ def test_one_model_may_use_several_forms() -> None:
         assert_equal(session.run(None, feeds), [case.expected()[0] for case in expected], 2 * TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("inputs", "sentence"),
-    [
-        ([normal(5, 96), None, None, None, np.array([0, 3, 2, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5"),
-        ([normal(5, 96), None, None, None, np.array([0, 3], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
-        ([normal(5, 96), None, None, None, np.array([1, 5], np.int32)], "cu_seqlens must ascend from 0 to the 5 rows"),
-        ([normal(5, 96), None, None, None, np.zeros(0, np.int32)], "one element more than there are sequences"),
-        ([normal(5, 96)], "must have rank 3"),
-        (
-            [normal(5, 94), None, None, None, np.array([0, 5], np.int32)],
-            "is not that of 2 heads of queries and 2 of keys",
-        ),
-        (
-            [normal(5, 9), None, None, None, np.array([0, 5], np.int32)],
-            "is not that of 2 heads of queries and 2 of keys",
-        ),
-        ([normal(5, 32), normal(5, 32), None, None, np.array([0, 5], np.int32)], "both be there, or neither"),
-        ([normal(5, 32), normal(4, 32), normal(5, 32), None, np.array([0, 5], np.int32)], "have shapes"),
-        ([normal(5, 96), None, None, normal(32), np.array([0, 5], np.int32)], "bias has shape [32]"),
-        ([normal(1, 5, 96), None, None, None, None, normal(1, 3, 5, 5)], "must broadcast to [1, 2, 5, 5]"),
-        ([normal(1, 5, 96), None, None, None, None, None, np.arange(5)], "cannot be there without cu_seqlens"),
-        (
-            [normal(5, 96), None, None, None, np.array([0, 5], np.int32), None, np.arange(4)],
-            "positions has shape [4], but must be a vector of 5",
-        ),
-        (
-            [normal(5, 96), None, None, None, np.array([0, 2, 5], np.int32), None, np.array([7, 8, 3, 4, 4])],
-            "positions has 4 after 4, but must be strictly ascending within each sequence",
-        ),
-        (
-            [normal(5, 32), normal(5, 16), normal(5, 32), None, np.array([0, 5], np.int32)],
-            "query has shape [5, 32] and key [5, 16], whose heads have another width",
-        ),
-        (
-            [normal(5, 32), normal(5, 32), normal(5, 31), None, np.array([0, 5], np.int32)],
-            "widths 32, 32 and 31 are not multiples of 2, 2 and 2 heads",
-        ),
-    ],
-)
-def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: str) -> None:
-    with pytest.raises(Exception, match="VarlenAttention") as error:
-        by_kernel(Case("VarlenAttention", inputs, {"num_heads": 2, "scale": 1.0}))
-    assert sentence in str(error.value)
-
-
 def test_a_node_that_was_written_without_heads_that_share_keys_and_windows_means_what_it_did() -> None:
     case = packed([5, 40], 16)
     proto = model(case)
@@ -391,27 +297,6 @@ def test_a_node_that_was_written_without_heads_that_share_keys_and_windows_means
     node.attribute.extend(old)
     assert len(node.input) == 5
     assert_equal(runtime.InferenceSession(proto.SerializeToString()).run(None, case.feeds), case.expected(), TOLERANCE)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "sentence"),
-    [
-        ({"num_heads": 3, "kv_num_heads": 2}, "num_heads is 3, but must be a multiple of kv_num_heads, which is 2"),
-        ({"num_heads": 2, "kv_num_heads": -1}, "must be a multiple of kv_num_heads, which is -1"),
-        ({"num_heads": 0}, "num_heads is 0, but must be positive"),
-        ({"num_heads": 2, "window_before": -2}, "window_before is -2, but must be -1 or more"),
-        ({"num_heads": 2, "window_after": -5}, "window_after is -5, but must be -1 or more"),
-    ],
-)
-def test_refuses_attributes_that_mean_nothing(attributes: dict[str, int], sentence: str) -> None:
-    proto = model(packed([3], 8))
-    del proto.functions[:]
-    for name, value in attributes.items():
-        (stored,) = (a for a in proto.graph.node[0].attribute if a.name == name)
-        stored.i = value
-    with pytest.raises(Exception, match="VarlenAttention") as error:
-        runtime.InferenceSession(proto.SerializeToString())
-    assert sentence in str(error.value)
 
 
 @pytest.mark.long

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.passes.support import graph, normal, parse
+from tests.passes.support import equivalent, graph, normal, parse, run
 from turbo_onnx import shapes
 from turbo_onnx.model import Model
 
 HEADS, SIZE, WIDTH = 2, 4, 8
+RAISED = "turbo_onnx.raised.Attention"
 LOWEST = "-3.4028234663852886e+38"
 
 CONSTANTS = f"""
@@ -82,3 +83,11 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
     yield {"x": normal(5, 5, WIDTH), "mask": ragged}
     yield {"x": normal(1, 3, WIDTH, seed=1), "mask": np.array([[1, 1, 0]], np.int64)}
     yield {"x": normal(2, 1, WIDTH, seed=2), "mask": np.array([[1], [0]], np.int64)}
+
+
+def check_equivalent(before: Model, after: Model, *, position: bool = False) -> None:
+    """Compare two layers on all batches, whose third input is a bias [1, 2, S, S] if they have `position`."""
+    for batch in batches():
+        length = batch["x"].shape[1]
+        data = batch | {"position": normal(1, HEADS, length, length, seed=5)} if position else batch
+        equivalent(run(before, data), after, data)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
+from tests.passes.half_precision import PRODUCT, W, converted, types
 from tests.passes.support import apply, count, graph, normal, parse, run, sentences
 from turbo_onnx import shapes
 from turbo_onnx.calibration import Samples, magnitudes
@@ -18,40 +18,10 @@ from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import PassReport
 from turbo_onnx.passes.convert_precision import ConvertPrecision
-from turbo_onnx.passes.precision_plan import unfit
-from turbo_onnx.precision import BFLOAT16, FLOAT16, Precision
+from turbo_onnx.precision import Precision
 from turbo_onnx.verify_inputs import describe
 
-W = normal(4, 4)
 SQUARE = "float[4,4] w"
-
-
-def anything(model: Model, tensors: Sequence[object]) -> Mapping[str, float]:
-    """A measurement that finds nothing large."""
-    return {}
-
-
-def converted(
-    body: str,
-    precision: Precision = "fp16",
-    *,
-    opset: int = 17,
-    weights: Mapping[str, np.ndarray] | None = None,
-    measured: Mapping[str, float] | None = None,
-) -> tuple[Model, PassReport]:
-    """What becomes of a graph; `w` is a matrix [4, 4]."""
-    model = parse(graph(body, opset=opset), {"w": W} | dict(weights or {}))
-    shapes.infer(model)
-    report = apply(ConvertPrecision(precision, lambda *_: measured or {}), model)
-    return model, report
-
-
-def types(model: Model) -> dict[str, str]:
-    """The type of the first result of each node, by operator."""
-    return {node.op: np.dtype(node.outputs[0].dtype).name for node in model.graph.nodes if node.op != "Cast"}
-
-
-PRODUCT = "g (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }"
 
 
 @pytest.mark.parametrize(("precision", "name"), [("fp16", "float16"), ("bf16", "bfloat16")])
@@ -175,170 +145,6 @@ def test_what_is_alone_stays_in_float32() -> None:
     model, report = converted("g (float[N,4] x) => (float[N,4] y) { a = Add(x, x) y = Relu(a) }")
     assert (report.applied, count(model)) == (0, {"Add": 1, "Relu": 1})
     assert set(sentences(report)) == {"nothing next to it computes in half precision"}
-
-
-# -- constants --------------------------------------------------------------------------------------------------------
-
-MASKED = """g (float[N,4] x, bool[N,4] mask) => (float[N,4] y)
-    <float low = {LOW}> {{ a = MatMul(x, w) b = Where(mask, a, low) y = Softmax(b) }}"""
-
-
-@pytest.mark.parametrize(
-    ("low", "stays"), [("-3.4028235e38", True), ("-1e9", True), ("-65504", False), ("-inf", False)]
-)
-def test_a_mask_that_would_become_infinite_stays(low: str, stays: bool) -> None:
-    body = MASKED.replace("{{", "{").replace("}}", "}").replace("{LOW}", "{1}")
-    model = parse(graph(body), {"w": W})
-    model.graph.nodes[1].inputs[2].values = np.array(low, np.float32)
-    shapes.infer(model)
-    report = apply(ConvertPrecision("fp16", anything), model)
-    assert types(model)["Where"] == ("float32" if stays else "float16")
-    if stays:
-        assert f"'low' holds {float(np.float32(low)):.4g}, and float16 ends at 6.55e+04" in sentences(report)
-
-
-def test_a_weight_out_of_range_keeps_its_layer_in_float32() -> None:
-    large = W.copy()
-    large[1, 2] = 7e4
-    model, report = converted(
-        "g (float[N,4] x) => (float[N,4] y) { a = MatMul(x, w) y = MatMul(a, large) }", weights={"large": large}
-    )
-    assert [np.dtype(node.outputs[0].dtype).name for node in model.graph.nodes if node.op == "MatMul"] == [
-        "float16",
-        "float32",
-    ]
-    assert sentences(report) == ["'large' holds 7e+04, and float16 ends at 6.55e+04"]
-
-
-def test_an_epsilon_that_would_become_zero_stays() -> None:
-    model, report = converted(
-        "g (float[N,4] x) => (float[N,4] y) <float epsilon = {1e-12}> { a = MatMul(x, w) y = Add(a, epsilon) }"
-    )
-    assert types(model) == {"MatMul": "float16", "Add": "float32"}
-    assert sentences(report) == ["'epsilon' is 1e-12, which would become 0 in float16"]
-
-
-def test_what_underflow_takes_from_a_constant_decides() -> None:
-    some = normal(64, 64)
-    assert unfit(some, FLOAT16) is None
-    some[:32] *= 1e-7  # half of the numbers, but nothing of the weight
-    assert unfit(some, FLOAT16) is None
-    assert "would lose 0.0" in str(unfit(normal(64, 64) * np.float32(1e-6), FLOAT16))
-    assert unfit(normal(64, 64) * np.float32(1e-6), BFLOAT16) is None
-    assert unfit(np.float32([1e-30, 0]), BFLOAT16) is None
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, 65504.0, -np.inf, np.nan, 0.1, 6.2e-5])
-def test_numbers_that_half_precision_has_are_fit(value: float) -> None:
-    assert unfit(np.float32(value), FLOAT16) is None
-
-
-@pytest.mark.parametrize("value", [65505.0, -1e9, 1e-5, 1e-30, -3e-45])
-def test_numbers_that_it_does_not_have_are_not(value: float) -> None:
-    assert unfit(np.float32(value), FLOAT16) is not None
-
-
-def test_the_lowest_float32_does_not_fit_bfloat16() -> None:
-    assert unfit(np.array([0, np.finfo(np.float32).min]), BFLOAT16) == "holds -3.403e+38, and bfloat16 ends at 3.39e+38"
-
-
-def test_no_weights_at_all_are_fit() -> None:
-    assert unfit(np.zeros((0, 4), np.float32), FLOAT16) is None
-
-
-# -- what a node takes in float32 beside half precision ---------------------------------------------------------------
-
-
-def attention(bias: np.ndarray | None = None, queries: int | str = "S") -> Model:
-    """x [B,S,4] attends to itself with two heads of 2; the bias is a constant, or an input [B,1,queries,S]."""
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", "S", 4])]
-    stored = [onnx.numpy_helper.from_array(W, "w")]
-    if bias is None:
-        inputs.append(helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["B", 1, queries, "S"]))
-    else:
-        stored.append(onnx.numpy_helper.from_array(bias, "bias"))
-    operands = ["q", "x", "x", "", "", "bias"]
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["q"]),
-        helper.make_node("VarlenAttention", operands, ["y"], "attend", domain=DOMAIN, num_heads=2, scale=0.5),
-    ]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", "S", 4])]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
-    made = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    model = Model.from_proto(helper.make_model(made, opset_imports=opsets, ir_version=8))
-    shapes.infer(model)
-    return model
-
-
-def types_of_attention(model: Model) -> tuple[str, str]:
-    """Of its result, and of its bias."""
-    (node,) = (node for node in model.graph.nodes if node.op == "VarlenAttention")
-    return np.dtype(node.outputs[0].dtype).name, np.dtype(node.inputs[5].dtype).name
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize(("reaches", "fits"), [(3.4028235e38, False), (1e4, True), (0.0, True)])
-def test_an_attention_bias_that_does_not_fit_stays_in_float32_by_itself(
-    precision: Precision, reaches: float, fits: bool
-) -> None:
-    model = attention()
-    report = apply(ConvertPrecision(precision, lambda *_: {"bias": reaches}), model)
-    half = {"fp16": "float16", "bf16": "bfloat16"}[precision]
-    assert types_of_attention(model) == (half, half if fits else "float32")
-    assert (report.applied, report.rejected) == (2, [])
-    assert report.facts["casts"] == (3 if fits else 2)
-
-
-@pytest.mark.parametrize(("value", "kind"), [(-1e9, "float32"), (-1e4, "float16"), (-np.inf, "float16")])
-def test_so_does_one_that_is_constant(value: float, kind: str) -> None:
-    bias = np.float32([0, value, 0] * 3).reshape(1, 1, 3, 3)
-    model = attention(bias)
-    apply(ConvertPrecision("fp16", anything), model)
-    assert types_of_attention(model) == ("float16", kind)
-    x = normal(2, 3, 4)
-    np.testing.assert_allclose(run(model, {"x": x})[0], run(attention(bias), {"x": x})[0], atol=1e-2)
-
-
-def test_a_bias_that_is_one_row_for_all_queries_is_not_worth_a_cast() -> None:
-    model = attention(queries=1)
-    report = apply(ConvertPrecision("fp16", anything), model)
-    assert types_of_attention(model) == ("float16", "float32")
-    assert report.facts["casts"] == 2
-
-
-@pytest.mark.parametrize(("precision", "name"), [("fp16", "float16"), ("bf16", "bfloat16")])
-def test_rows_are_rotated_in_half_precision_by_cosines_and_sines_in_float32(precision: Precision, name: str) -> None:
-    value = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["rows"]),
-        helper.make_node("RotaryEmbedding", ["rows", "", "cos", "sin"], ["y"], domain=DOMAIN, num_heads=2),
-    ]
-    inputs = [value(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", 4), ("cos", 2), ("sin", 2))]
-    outputs = [value("y", TensorProto.FLOAT, ["N", 4])]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
-    made = helper.make_graph(nodes, "g", inputs, outputs, [onnx.numpy_helper.from_array(W, "w")])
-    model = Model.from_proto(helper.make_model(made, opset_imports=opsets, ir_version=8))
-    shapes.infer(model)
-    report = apply(ConvertPrecision(precision, anything), model)
-    assert types(model) == {"MatMul": name, "RotaryEmbedding": name}
-    (node,) = (node for node in model.graph.nodes if node.op == "RotaryEmbedding")
-    assert [tensor.name for tensor in node.inputs[2:4]] == ["cos", "sin"]
-    assert (report.applied, report.facts["casts"]) == (2, 2)
-
-
-def test_attention_whose_other_operands_do_not_fit_stays_with_its_bias() -> None:
-    model = attention()
-    report = apply(ConvertPrecision("fp16", lambda *_: {"bias": 3.4e38, "x": 4e4}), model)
-    assert types_of_attention(model) == ("float32", "float32")
-    assert set(sentences(report)) == {"'x' reaches 4e+04, and float16 is given numbers up to 3.275e+04"}
-
-
-def test_a_query_that_is_masked_as_a_whole_attends_to_all_keys_as_in_float32() -> None:
-    feeds = {"x": normal(2, 3, 4), "bias": np.full((2, 1, 3, 3), np.finfo(np.float32).min)}
-    model = attention()
-    apply(ConvertPrecision("fp16", lambda *_: {"bias": 3.4028235e38}), model)
-    (actual,) = run(model, feeds)
-    np.testing.assert_allclose(actual, feeds["x"].mean(axis=1, keepdims=True).repeat(3, axis=1), atol=2e-3)
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------

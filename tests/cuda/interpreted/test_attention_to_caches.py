@@ -1,4 +1,4 @@
-"""VarlenAttention on CUDA with keys and values by head. The tolerance is that of `test_varlen_attention.py`."""
+"""VarlenAttention on CUDA with keys and values by head. The tolerance is that of `attention_checks.py`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tests.cuda.device import ELEMENTS, by_device, use_of
-from tests.cuda.interpreted.test_varlen_attention import UNITS, CaseOnDevice, check, in_float32
+from tests.cuda.interpreted.attention_checks import UNITS, CaseOnDevice, check, in_float32
+from tests.custom_ops.attention_cases import as_rows, cached, normal
 from tests.custom_ops.single_node import rounded
-from tests.custom_ops.test_attention_to_caches import as_rows, cached
-from tests.custom_ops.test_varlen_attention import normal
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.errors import Reject
 

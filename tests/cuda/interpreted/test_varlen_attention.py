@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pytest
-from onnx import numpy_helper
 
-from tests.cuda.device import ELEMENTS, by_device, fake_codes, run, use_of
+from tests.cuda.device import ELEMENTS, by_device
+from tests.cuda.interpreted.attention_checks import TOLERANCE, UNITS, CaseOnDevice, check, in_float32
+from tests.custom_ops.attention_cases import dense, hiding, joined, normal, packed
 from tests.custom_ops.cases import positions_with_gaps
-from tests.custom_ops.single_node import Array, Case, assert_equal, between_casts, rounded
-from tests.custom_ops.test_varlen_attention import dense, joined, normal, packed, starts_of
-from turbo_onnx.custom_ops.cuda.archive import pack
-from turbo_onnx.custom_ops.cuda.lookup import variants_of
-from turbo_onnx.custom_ops.cuda.tuning import candidates
-from turbo_onnx.custom_ops.cuda.variant import Variant
-from turbo_onnx.errors import Reject
-
-TOLERANCE = 2e-6
-UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # in the last place of 1
-
-
-class CaseOnDevice(Case):
-    """A use whose inputs need not fit: what it gives is not defined, but its shape is."""
-
-    def expected(self) -> list[Array]:
-        query = self.inputs[0]
-        assert query is not None
-        return [np.zeros(query.shape, np.float32)]
-
-
-def in_float32(case: Case, operand: str) -> Case:
-    """The case with an operand that stays in float32 in half precision."""
-    return replace(case, in_float32=frozenset([operand]))
-
-
-def check(case: Case) -> None:
-    assert_equal(by_device(case), case.expected(), TOLERANCE)
+from tests.custom_ops.single_node import Array, Case, assert_equal, rounded
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -167,50 +138,6 @@ def test_a_bias_in_float32_beside_half_precision_keeps_numbers_that_this_does_no
     np.testing.assert_allclose(actual[0, 4], case.inputs[2][0].mean(axis=0), atol=2 * UNITS[element])
 
 
-# -- other tiles, and devices before 9.0, whose kernel has a loop of its own for the keys that all queries see ---------
-
-SHAPES = {
-    "packed": packed([1, 70, 0, 130], 16, bias=True, heads=1),
-    "causal": packed([1, 70, 0, 130], 16, heads=1, causal=1),
-    "more keys": dense(1, 5, 150, heads=1, causal=1),
-    "fewer keys": dense(2, 130, 40, heads=1, causal=1, guard=1),
-    "biased": in_float32(dense(2, 130, 70, heads=1, bias=3 * normal(2, 1, 130, 70)), "attention_bias"),
-    "masked": in_float32(dense(2, 40, 130, heads=1, bias=3 * normal(2, 1, 1, 130)), "attention_bias"),
-    "nothing": dense(2, 3, 0, heads=1),
-    "window": packed([1, 0, 130], 16, heads=1, window_before=40, window_after=20),
-}
-
-
-def by_variant(case: Case, variant: Variant, element: str) -> list[Array]:
-    """What the operator gives if this is its kernel."""
-    archive = numpy_helper.from_array(np.frombuffer(pack(fake_codes([variant])), np.uint8), "kernels")
-    return run(between_casts(case, ELEMENTS[element], archive), case.feeds)
-
-
-def tiles_of(case: Case, element: str, capability: int) -> list[Variant]:
-    """The kernel that the case launches, once in each tile: the interpreter knows nothing of warps and stages."""
-    bias = case.feeds.get("attention_bias")
-    way = "" if bias is None else f"bias_by_query={int(bias.shape[2] != 1)};bias_by_key={int(bias.shape[3] != 1)}"
-    (own,) = (variant for variant in variants_of(use_of(case, element), capability) if variant.key.endswith(way))
-    found = candidates(case.operator, own, capability)
-    return list({(one.tile, one.constants["BLOCK_KEYS"]): one for one in found}.values())
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("name", "element"), [*((name, "float16") for name in SHAPES), ("causal", "float32")])
-def test_every_tile_that_measuring_may_choose(name: str, element: str, capability: int) -> None:
-    case = rounded(SHAPES[name], ELEMENTS[element])
-    tiles = tiles_of(case, element, capability)
-    assert len(tiles) > 3
-    for number, variant in enumerate(tiles):
-        # Not twice the same numbers: those of the run before may still be in memory.
-        query, *others = case.inputs
-        shown = replace(case, inputs=[query * (-1) ** number, *others])  # type: ignore[operator]
-        (actual,), (expected,) = by_variant(shown, variant, element), shown.expected()
-        scale = max(1.0, float(np.abs(expected).max(initial=0.0, where=np.isfinite(expected))))
-        np.testing.assert_allclose(actual, expected, atol=2 * UNITS.get(element, TOLERANCE) * scale)
-
-
 @pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min, -1e4])
 def test_keys_that_a_bias_hides_have_no_weight(lowest: float) -> None:
     hidden = np.random.default_rng(5).random((2, 1, 1, 90)) < 0.5
@@ -232,10 +159,7 @@ def test_a_row_of_the_lowest_bias_weighs_all_keys_alike() -> None:
 @pytest.mark.parametrize("keys", [20, 100])
 @pytest.mark.parametrize("guard", [0, 1])
 def test_a_row_that_sees_nothing_is_nan_or_guarded_zeros(guard: int, keys: int) -> None:
-    bias = np.zeros((2, 1, 9, keys), np.float32)
-    bias[0, :, 4] = -np.inf
-    bias[1, :, :, keys // 2 :] = -np.inf
-    case = dense(2, 9, keys, bias=bias, guard=guard)
+    case = dense(2, 9, keys, bias=hiding(9, keys, 4), guard=guard)
     (output,) = by_device(case)
     assert np.isnan(output[0, 4]).all() if not guard else not output[0, 4].any()
     check(case)
@@ -335,68 +259,3 @@ def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: st
     with pytest.raises(Exception, match="VarlenAttention") as error:
         by_device(CaseOnDevice("VarlenAttention", inputs, {"num_heads": 2, "scale": 1.0}))
     assert sentence in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("width", "heads", "sentence"),
-    [
-        (96, 5, "widths 96 and 96 are not multiples of 15 and 15 heads"),
-        (1200, 1, "heads of 400 and 400 columns are not between"),
-    ],
-)
-def test_there_is_no_kernel_for_some_heads(width: int, heads: int, sentence: str) -> None:
-    rows, starts = normal(5, width), starts_of([5])
-    case = CaseOnDevice("VarlenAttention", [rows, None, None, None, starts], {"num_heads": heads, "scale": 1.0})
-    with pytest.raises(Reject, match=sentence):
-        variants_of(use_of(case), 90)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "sentence"),
-    [
-        ({"kv_num_heads": 4}, "num_heads = 6 is not a multiple of kv_num_heads = 4"),
-        ({"window_before": -2}, "window_before is -2, but must be -1 or more"),
-    ],
-)
-def test_there_is_no_kernel_for_attributes_that_mean_nothing(attributes: dict[str, int], sentence: str) -> None:
-    use = use_of(packed([5], 8, heads=6))
-    with pytest.raises(Reject, match=sentence):
-        variants_of(replace(use, attributes={**use.attributes, **attributes}), 90)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "facts"),
-    [
-        ({}, "causal=0;window=0;positions=0"),
-        ({"causal": 1, "window_after": 7}, "causal=1;window=0;positions=0"),
-        ({"window_after": 0}, "causal=1;window=0;positions=0"),
-        ({"causal": 1, "window_before": 7}, "causal=0;window=1;positions=1"),
-        ({"window_before": 7, "window_after": 9}, "causal=0;window=1;positions=1"),
-    ],
-)
-def test_there_is_one_kernel_for_all_windows_and_it_reads_positions_only_if_distances_matter(
-    attributes: dict[str, int], facts: str
-) -> None:
-    """And causal attention is a window that ends at the query."""
-    case = packed([5], 8, heads=1, positions=np.arange(5), **attributes)
-    (variant,) = variants_of(use_of(case), 90)
-    assert facts in variant.key
-    check(case)
-
-
-@pytest.mark.parametrize(
-    ("shape", "ways"),
-    [
-        (("B", 1, 1, "L"), {(0, 1)}),
-        (("B", 1, "S", "L"), {(0, 1), (1, 1)}),
-        (("B", 1, "S", "M"), {(0, 0), (0, 1), (1, 0), (1, 1)}),
-        ((1, 2, 7, 9), {(1, 1)}),
-    ],
-)
-def test_there_is_a_kernel_for_each_way_in_which_a_run_may_broadcast(
-    shape: tuple[Any, ...], ways: set[tuple[int, int]]
-) -> None:
-    use = use_of(dense(1, 7, 9, bias=normal(1, 2, 7, 9)))
-    use.shapes.update(attention_bias=shape, key=("B", "L", 32))  # type: ignore[attr-defined]
-    keys = [variant.key.split(";")[-2:] for variant in variants_of(use, 90)]
-    assert {tuple(int(part[-1]) for part in pair) for pair in keys} == ways
