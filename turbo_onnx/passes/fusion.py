@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor
+from turbo_onnx.load_time import known_when_loaded
 from turbo_onnx.matcher import Match, Matcher, Miss, describe
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
@@ -85,10 +86,13 @@ class _Sweep:
         graph = self.edit.graph
         nodes = list(graph.nodes)
         graph.nodes = []
+        known = known_when_loaded(nodes)
         replacements: dict[int, list[gs.Node]] = {}
         for index in range(len(nodes) - 1, -1, -1):
             node = nodes[index]
-            if id(node) not in self.gone and self.matcher.can_start(node) and self._rewrite_at(node):
+            if id(node) in self.gone or id(node) in known or not self.matcher.can_start(node):
+                continue
+            if self._rewrite_at(node):
                 replacements[index] = list(graph.nodes)
                 graph.nodes.clear()
         ordered: list[gs.Node] = []

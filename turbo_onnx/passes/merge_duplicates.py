@@ -13,12 +13,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx.graph import Editor, Tensor, subgraphs
+from turbo_onnx.load_time import NOT_REPEATABLE
 from turbo_onnx.model import Model
 from turbo_onnx.passes.base import Pass, PassReport
 
 LARGEST_COMPARED = 1024  # bytes
-_NOT_REPEATABLE = frozenset(("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-                             "Bernoulli", "Dropout"))  # fmt: skip
 
 
 class MergeDuplicates(Pass):
@@ -48,7 +47,7 @@ class MergeDuplicates(Pass):
 
 
 def _key(node: gs.Node) -> Hashable | None:
-    if node.op in _NOT_REPEATABLE or any(True for _ in subgraphs(node)):
+    if node.op in NOT_REPEATABLE or any(True for _ in subgraphs(node)):
         return None
     attributes = tuple(sorted((name, _attribute_key(value)) for name, value in node.attrs.items()))
     operands = tuple(_tensor_key(tensor) for tensor in node.inputs)

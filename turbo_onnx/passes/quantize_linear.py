@@ -19,6 +19,7 @@ from turbo_onnx.custom_ops.quantized_mat_mul.layout import tiled
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Tensor, consumers, input_or_none, is_op, subgraphs
+from turbo_onnx.load_time import known_when_loaded
 from turbo_onnx.model import Model
 from turbo_onnx.opset import graphs_of
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
@@ -81,7 +82,9 @@ class QuantizeLinear(Pass):
 
 
 def _products(graph: gs.Graph) -> list[gs.Node]:
-    return [node for node in graph.nodes if is_op(node, "MatMul", "Gemm")]
+    """What may be quantized: products that ONNX Runtime does not compute when it loads the model."""
+    known = known_when_loaded(graph.nodes)
+    return [node for node in graph.nodes if is_op(node, "MatMul", "Gemm") and id(node) not in known]
 
 
 class _Rewriting:
