@@ -8,27 +8,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from tests.passes.support import graph, normal, parse
+from tests.decoders import CONSTANTS, WEIGHTS, attention
+from tests.passes.support import graph, parse
 from turbo_onnx.graph import subgraphs
 from turbo_onnx.model import Model
 
-WIDTH = 16
-WEIGHTS = {name: normal(WIDTH, WIDTH, seed=seed) * 0.3 for seed, name in enumerate(("wq", "wk", "wv", "wo"))}
-CONSTANTS = "int64[4] split = {0, 0, 2, 8}, int64[3] merge = {0, 0, 16}, float scale = {0.35355338454246521}"
 BOOL = onnx.TensorProto.BOOL
-
-
-def attention(keys: str, values: str, result: str, scale: str = "scale") -> str:
-    """Two heads of eight features over the keys and values named, both [B, 2, L, 8] and computed from x or not."""
-    heads = "".join(
-        f"m{to} = MatMul(x, w{to}) r{to} = Reshape(m{to}, split) {to} = Transpose<perm = [0, 2, 1, 3]>(r{to}) "
-        for to in "qkv"
-    )
-    return (
-        f"{heads} {keys} {values} kt = Transpose<perm = [0, 1, 3, 2]>(keys) s = MatMul(q, kt) t = Mul(s, {scale}) "
-        "p = Softmax<axis = -1>(t) o = MatMul(p, values) a = Transpose<perm = [0, 2, 1, 3]>(o) "
-        f"b = Reshape(a, merge) {result} = MatMul(b, wo)"
-    )
 
 
 def merged_decoder() -> Model:

@@ -6,15 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.branch_models import (
-    WEIGHTS,
-    attention,
-    branch_model,
-    branches,
-    large_initializers,
-    merged_decoder,
-    operators_in,
-)
+from tests.branch_models import branch_model, branches, large_initializers, merged_decoder, operators_in
+from tests.decoders import WEIGHTS, attention
 from tests.passes.support import equivalent, normal, run
 from turbo_onnx import optimizer, pipeline, shapes
 from turbo_onnx.branches import Branches

@@ -20,6 +20,7 @@ import pytest
 import turbo_onnx
 from tests.arena.counted import counted
 from tests.corpus import CorpusGraph, graphs
+from tests.decoders import decoder
 from tests.optimized import optimized
 from tests.recorded_models import needs_recorder
 from tests.small_models import encoder
@@ -84,11 +85,14 @@ class Planned:
 @cache
 def planned(name: str) -> Planned | None:
     graph: CorpusGraph = GRAPHS[name]
-    content = optimized(name, graph.load).artifact
+    return as_planned(graph.load(), optimized(name, graph.load).artifact)
+
+
+def as_planned(original: onnx.ModelProto, content: bytes) -> Planned | None:
     carried = [entry.value for entry in onnx.load_from_string(content).metadata_props if entry.key == METADATA_KEY]
     if not carried:
         return None
-    return Planned(content, from_json(carried[0], name), describe(Model.from_proto(graph.load())))
+    return Planned(content, from_json(carried[0], "the artifact"), describe(Model.from_proto(original)))
 
 
 def with_plan(name: str) -> Planned:
@@ -130,7 +134,19 @@ def assert_equal_bits(subject: Session, reference: Session, feed: Feed) -> None:
 
 @pytest.mark.parametrize("name", RUN)
 def test_runs_of_every_shape_keep_to_the_plan_and_compute_the_same_bits(name: str) -> None:
-    subject = with_plan(name)
+    assert_keeps_to_its_plan(with_plan(name))
+
+
+@pytest.mark.parametrize("layers", [32, 48])
+def test_decoders_of_many_layers_keep_to_their_plans(layers: int) -> None:
+    proto = decoder(layers).to_proto()
+    subject = as_planned(proto, turbo_onnx.optimize(proto).model.SerializeToString())
+    assert subject is not None
+    assert len(subject.specs) == 2 * layers + 1
+    assert_keeps_to_its_plan(subject)
+
+
+def assert_keeps_to_its_plan(subject: Planned) -> None:
     feeds = subject.feeds(batches(60, seed=1))
     assert len(feeds) >= 40
     on, off = session(subject.content), session(subject.content, arena="off")

@@ -7,7 +7,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from tests.arena.planned_models import serialized, session
+from tests.arena.planned_models import ALLOCATED, BEGUN, record, serialized, session, with_allocators
+from turbo_onnx.custom_ops.begin_run import MOST_OPERANDS
 
 VALUES = {
     TensorProto.FLOAT: np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -70,10 +71,19 @@ def test_shapes_need_not_be_known():
     assert_passes(through(TYPES, shapes=False), TYPES)
 
 
-@pytest.mark.parametrize("count", [1, 64, 70])
+@pytest.mark.parametrize("count", [1, 70, MOST_OPERANDS + 1])
 def test_any_number_of_inputs_passes(count):
     types = [TensorProto.FLOAT, TensorProto.INT32] * (count // 2) + [TensorProto.BOOL] * (count % 2)
     assert_passes(through(types), types)
+
+
+@with_allocators
+@pytest.mark.parametrize("beyond", [0, 2])
+def test_as_many_inputs_as_a_plan_is_made_for_pass_in_the_same_memory(beyond):
+    types = [TensorProto.FLOAT] * (MOST_OPERANDS + beyond)
+    subject = session(through(types), graph_optimization_level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    kinds = [kind for kind, *_ in record(subject, {f"x{i}": VALUES[kind] for i, kind in enumerate(types)})]
+    assert kinds[: kinds.index(BEGUN)].count(ALLOCATED) == beyond
 
 
 def test_one_output_of_two_may_be_unused():

@@ -13,7 +13,7 @@ from onnx import helper
 PLAN_DOMAIN = "turbo_onnx.plan"
 BEGIN_RUN = "BeginRun"
 PLAN_ATTRIBUTE = "plan"
-MOST_OPERANDS = 64
+MOST_OPERANDS = 1024
 """The library tells ONNX Runtime of so many pairs that share memory."""
 
 

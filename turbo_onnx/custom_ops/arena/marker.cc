@@ -20,7 +20,7 @@ namespace turbo_onnx::arena {
 namespace {
 
 constexpr const char* kName = "BeginRun";
-constexpr size_t kAliases = 64;  // pairs of an input and an output that share memory; there is no way to say "all"
+constexpr size_t kAliases = 1024;  // pairs of an input and an output that share memory; there is no way to say "all"
 
 // Of an element of this ONNXTensorElementDataType; 0 where it is no whole number of bytes, or no plain bytes.
 size_t element_bytes(abi::ElementType type) {
