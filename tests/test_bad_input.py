@@ -93,6 +93,12 @@ def test_an_output_that_nothing_computes(tmp_path: Path) -> None:
     assert "'y'" in refusal(save(model, tmp_path / "model.onnx"))
 
 
+def test_a_model_without_outputs(tmp_path: Path) -> None:
+    proto = encoder()
+    del proto.graph.output[:]
+    assert "it has no outputs" in refusal(save(proto, tmp_path / "model.onnx"))
+
+
 def test_a_tensor_that_two_nodes_compute(tmp_path: Path) -> None:
     model = one_node(helper.make_node("Relu", ["x"], ["y"], name="first"))
     model.graph.node.append(helper.make_node("Tanh", ["x"], ["y"], name="second"))

@@ -113,9 +113,14 @@ def test_the_artifact_says_what_made_it_and_from_what(run: Run, source: Path) ->
     [
         ["optimize"],
         ["optimize", "nowhere.onnx"],
+        ["optimize", ""],
+        ["optimize", "."],
+        ["optimize", "/"],
         ["optimize", "{source}", "--packing", "perhaps"],
         ["optimize", "{source}", "--passes", "no-such-pass"],
         ["optimize", "{source}", "-o", "{source}"],
+        ["optimize", "{source}", "-o", "-"],
+        ["optimize", "{source}", "--report", "-"],
         ["optimize", "{source}", "--report", "{source}"],
         ["optimize", "{source}", "--report", "{folder}/nowhere/report.html"],
         ["optimize", "{source}", "--plan", "{source}"],
@@ -124,6 +129,7 @@ def test_the_artifact_says_what_made_it_and_from_what(run: Run, source: Path) ->
         ["inspect", "nowhere.onnx"],
         ["explain", "{source}", "--pass", "no-such-pass"],
         ["verify", "{source}", "nowhere.onnx"],
+        ["verify", "{source}", "{source}", "--atol", "nan"],
         ["frobnicate"],
     ],
     ids=" ".join,
@@ -135,6 +141,40 @@ def test_a_mistake_exits_with_2_and_writes_nothing(run: Run, source: Path, argum
     assert found.err.strip()
     assert "Traceback" not in found.err
     assert list(source.parent.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other"),
+    [
+        (["--report", "one.json", "--plan", "one.json"], "plan would overwrite the report"),
+        (["--report", "one.json", "--plan", "folder/../one.json"], "plan would overwrite the report"),
+        (["-o", "one", "--report", "one"], "report would overwrite the model"),
+        (["-o", "one", "--save-as-external-data", "--plan", "one.data"], "plan would overwrite the weights"),
+    ],
+)
+def test_no_file_is_written_twice(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], other: str
+) -> None:
+    monkeypatch.chdir(source.parent)
+    Path("folder").mkdir()
+    found = run("optimize", source, *arguments)
+    assert found.code == 2
+    assert f"the {other}; choose another file" in found.err
+    assert sorted(source.parent.iterdir()) == [source.parent / "folder", source]
+
+
+def test_the_measurements_of_kernels_do_not_overwrite_a_model(run: Run, source: Path) -> None:
+    before = source.read_bytes()
+    found = run("autotune", source, "-o", source)
+    assert found.code == 2
+    assert "the tuning would overwrite the model" in found.err
+    assert source.read_bytes() == before
+
+
+def test_each_pass_is_listed_once(run: Run, source: Path) -> None:
+    found = run("explain", source, "--pass", "no-such-pass")
+    listed = found.err.partition("the passes are ")[2].rstrip(".\n").split(", ")
+    assert len(listed) == len(set(listed)) > 20
 
 
 @pytest.mark.parametrize("option", ["--output", "--report"])

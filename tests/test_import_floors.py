@@ -45,7 +45,7 @@ FLOORS = (
     ),
     ("pipeline",),
     ("optimizer", "comparison", "inspection", "autotune", "run_costs"),
-    ("cli",),
+    ("cli", "parameters"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -176,7 +176,7 @@ def test_shapes_at_which_runs_do_something_else_are_named(tmp_path: Path, run: R
         (["--shapes", "batch"], "names no sizes"),
         (["--shapes", "batch=1,length=2,tokens=3"], "3 tokens are more than batch 1 times length 2"),
         (["--shapes", "batch=1,length=2,width=3"], "the plan has no size 'width'"),
-        (["--shapes", "batch=1"], "the plan needs the size length"),
+        (["--shapes", "batch=1"], "the plan needs the sizes length"),
         (["--shapes", "batch=9999999999,length=1"], "which is more than a plan can have"),
         (["--shapes", "batch=99999999999999,length=999999999999"], "which is more than a plan can have"),
         (["--budget", "plenty"], "'plenty' is no size of memory"),
@@ -184,7 +184,7 @@ def test_shapes_at_which_runs_do_something_else_are_named(tmp_path: Path, run: R
         (["--html", "{model}"], "would overwrite the model"),
         (["--json", "{model}"], "would overwrite the model"),
         (["--json", "{folder}/absent/x.json"], "does not exist; make it first"),
-        (["--json", "{folder}/x", "--html", "{folder}/x"], "name two files"),
+        (["--json", "{folder}/x", "--html", "{folder}/x"], "the picture would overwrite the numbers"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(run: Run, artifact: Path, arguments: list[str], sentence: str) -> None:

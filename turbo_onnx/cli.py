@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ import click
 
 from turbo_onnx import __version__
 from turbo_onnx.errors import InputError, OutputError, TurboOnnxError
+from turbo_onnx.parameters import MODEL, NAMES, TOLERANCE, WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
     from turbo_onnx.optimizer import Result
 
 INTERNAL_ERROR = 1
-_MODEL = click.Path(path_type=Path)
-
-
-class _Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions
-    """Names separated by commas."""
-
-    name = "a,b"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,9 +36,9 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model", metavar="IN", type=_MODEL)
+@click.argument("model", metavar="IN", type=MODEL)
 @click.option(
-    "-o", "--output", type=_MODEL, metavar="OUT", help="Where to write; by default NAME.turbo.onnx beside IN."
+    "-o", "--output", type=WRITTEN, metavar="OUT", help="Where to write; by default NAME.turbo.onnx beside IN."
 )
 @click.option(
     "--packing",
@@ -69,16 +60,18 @@ def cli() -> None:
     show_default="what the model computes in for cuda, fp32 for the CPU",
     help="What to compute in, as far as the result allows it: fp16 and bf16 for cuda, int8 for the CPU.",
 )
-@click.option("--tuning", type=_MODEL, metavar="FILE", help="What `turbo-onnx autotune` measured, for --target cuda.")
-@click.option("--passes", type=_Names(), help="Run only these passes.")
+@click.option("--tuning", type=MODEL, metavar="FILE", help="What `turbo-onnx autotune` measured, for --target cuda.")
+@click.option("--passes", type=NAMES, help="Run only these passes.")
 @click.option("--skip-pass", "skip_passes", multiple=True, metavar="PASS", help="Leave a pass out; may be repeated.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with the original.")
 @click.option(
-    "--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too, and calibrate on them."
+    "--inputs", multiple=True, type=MODEL, metavar="F.npz", help="Compare on these inputs, too, and calibrate on them."
 )
 @click.option("--require-fusion", is_flag=True, help="Exit with 4 unless there is attention and all of it was fused.")
-@click.option("--report", "report_file", type=_MODEL, metavar="FILE", help="Write the report: .json, .html, .md, .txt.")
-@click.option("--plan", "plan_file", type=_MODEL, metavar="FILE", help="Write the memory plan there, too, as JSON.")
+@click.option(
+    "--report", "report_file", type=WRITTEN, metavar="FILE", help="Write the report: .json, .html, .md, .txt."
+)
+@click.option("--plan", "plan_file", type=WRITTEN, metavar="FILE", help="Write the memory plan there, too, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--save-as-external-data", is_flag=True, help="Keep the weights in OUT.data.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
@@ -105,9 +98,9 @@ def optimize(
     from turbo_onnx.serialization.writing import write_text
 
     written = None if dry_run else output or optimizer.default_output(model)
-    for path, what in ((report_file, "report"), (plan_file, "plan")):
-        if path is not None:
-            _check_beside(path, what, model, written)
+    files = {"report": report_file, "plan": plan_file}
+    data = None if written is None else written.with_name(f"{written.name}.data")
+    _check_beside(files, [model], {"model": written, "weights": data})
     with _progress() as progress:
         result: Result = optimizer.optimize(
             model,
@@ -134,14 +127,29 @@ def optimize(
         _print(report_text.render(result.report))
 
 
-def _check_beside(path: Path, what: str, model: Path, output: Path | None) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
-    if path.is_dir():
-        raise OutputError(f"{path}: it is a folder; name a file for the {what}.")
-    same_as_output = output is not None and path.absolute() == output.absolute()
-    if same_as_output or (path.exists() and _is_of(model, path)):
-        raise OutputError(f"{path}: the {what} would overwrite the model; choose another file.")
+def _check_beside(
+    files: Mapping[str, Path | None], models: Sequence[Path], outputs: Mapping[str, Path | None] | None = None
+) -> None:
+    """Refuse files that cannot be written, or that would overwrite a model that is read, or each other.
+
+    Args:
+        files: to write beside the outputs, by what they are.
+        models: that are read.
+        outputs: what else is written, by what it is.
+    """
+    taken = {path.resolve(): what for what, path in (outputs or {}).items() if path is not None}
+    for what, path in files.items():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
+        if path.is_dir():
+            raise OutputError(f"{path}: it is a folder; name a file for the {what}.")
+        is_read = path.exists() and any(_is_of(model, path) for model in models)
+        other = "model" if is_read else taken.get(path.resolve())
+        if other is not None:
+            raise OutputError(f"{path}: the {what} would overwrite the {other}; choose another file.")
+        taken[path.resolve()] = what
 
 
 def _is_of(model: Path, path: Path) -> bool:
@@ -153,7 +161,7 @@ def _is_of(model: Path, path: Path) -> bool:
 
 
 @cli.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect(model: Path, as_json: bool) -> None:
     """Say what is in a model."""
@@ -167,7 +175,7 @@ def inspect(model: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.option("--pass", "only", metavar="PASS", help="Only what this pass has to say.")
 @click.option("--packing", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET")
@@ -176,9 +184,8 @@ def explain(model: Path, only: str | None, packing: Any, target: str, precision:
     """Say what would be done to a model, what would not, and why."""
     from turbo_onnx import optimizer, pipeline, report_text
 
-    names = [*pipeline.names(pipeline.passes()), *pipeline.LAST]
-    if only is not None and only not in names:
-        raise InputError(f"there is no pass '{only}'; the passes are {', '.join(names)}.")
+    if only is not None:
+        pipeline.require_known([only])
     with _progress() as progress:
         result = optimizer.optimize(
             model, packing=packing, target=target, precision=precision, verify=False, progress=progress
@@ -187,12 +194,12 @@ def explain(model: Path, only: str | None, packing: Any, target: str, precision:
 
 
 @cli.command()
-@click.argument("before", type=_MODEL)
-@click.argument("after", type=_MODEL)
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute difference allowed in floating-point outputs.")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Difference allowed in proportion to each value.")
+@click.argument("before", type=MODEL)
+@click.argument("after", type=MODEL)
+@click.option("--atol", type=TOLERANCE, help="Absolute difference allowed in floating-point outputs.")
+@click.option("--rtol", type=TOLERANCE, help="Difference allowed in proportion to each value.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the inputs that are made.")
-@click.option("--inputs", multiple=True, type=_MODEL, metavar="F.npz", help="Compare on these inputs, too.")
+@click.option("--inputs", multiple=True, type=MODEL, metavar="F.npz", help="Compare on these inputs, too.")
 @click.option("--gpu", is_flag=True, help="Run AFTER on this machine's GPU, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
@@ -220,8 +227,8 @@ def verify(
 
 
 @cli.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=_MODEL)
-@click.option("-o", "--output", type=_MODEL, default=Path("tuning.json"), show_default=True, metavar="FILE")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=MODEL)
+@click.option("-o", "--output", type=WRITTEN, default=Path("tuning.json"), show_default=True, metavar="FILE")
 @click.option("--target", metavar="cuda:sm_NN", help="As a check: the GPU of this machine must be this one.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp16", show_default=True)
 def autotune(models: Sequence[Path], output: Path, target: str | None, precision: Any) -> None:
@@ -229,6 +236,7 @@ def autotune(models: Sequence[Path], output: Path, target: str | None, precision
     from turbo_onnx import autotune as tuner
     from turbo_onnx.serialization.writing import write_text
 
+    _check_beside({"tuning": output}, models)
     with _progress() as progress:
         tuning, found = tuner.autotune(models, target=target, precision=precision, progress=progress)
     write_text(output, tuning.to_json())
@@ -238,7 +246,7 @@ def autotune(models: Sequence[Path], output: Path, target: str | None, precision
 
 
 @cli.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.option(
     "--shapes",
     multiple=True,
@@ -247,7 +255,7 @@ def autotune(models: Sequence[Path], output: Path, target: str | None, precision
 )
 @click.option("--budget", metavar="BYTES", help="Find the largest batch that fits, such as 2GiB.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers; - for stdout, and nothing else there.")
-@click.option("--html", "html_file", type=_MODEL, metavar="FILE", help="Draw where each buffer lies, and when.")
+@click.option("--html", "html_file", type=WRITTEN, metavar="FILE", help="Draw where each buffer lies, and when.")
 @click.option("--exact", is_flag=True, help="Make the plan anew with an exact solver, which may take minutes.")
 def plan(
     model: Path,
@@ -264,11 +272,7 @@ def plan(
 
     limit = None if budget is None else parse_bytes(budget)
     numbers = None if json_file in (None, "-") else Path(str(json_file))
-    for file, what in ((numbers, "numbers"), (html_file, "picture")):
-        if file is not None:
-            _check_beside(file, what, model, None)
-    if numbers is not None and html_file is not None and numbers.absolute() == html_file.absolute():
-        raise OutputError(f"{numbers}: it cannot be both the numbers and the picture; name two files.")
+    _check_beside({"numbers": numbers, "picture": html_file}, [model])
     with _progress() as progress:
         progress("plan")
         made = plan_report.plan_of(model, exact=exact)
@@ -284,16 +288,15 @@ def plan(
 
 
 @cli.command()
-@click.argument("model", type=_MODEL)
-@click.option("-o", "--output", type=_MODEL, metavar="FILE", help="Write the prices there, as JSON.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=WRITTEN, metavar="FILE", help="Write the prices there, as JSON.")
 @click.option("--threads", type=int, metavar="N", help="To compute with; by default ONNX Runtime's.")
 def cost(model: Path, output: Path | None, threads: int | None) -> None:
     """Measure what runs take on this machine's CPU, by the lengths of their sequences."""
     from turbo_onnx import run_costs
     from turbo_onnx.serialization.writing import write_text
 
-    if output is not None:
-        _check_beside(output, "cost model", model, None)
+    _check_beside({"cost model": output}, [model])
     with _progress() as progress:
         measured = run_costs.measure_cost(model, threads=threads, progress=progress)
     if output is not None:

@@ -206,7 +206,13 @@ def optimize(
 
 
 def default_output(path: Path) -> Path:
-    """`NAME.turbo.onnx` beside the input."""
+    """`NAME.turbo.onnx` beside the input.
+
+    Raises:
+        InputError: the input has no name, as the folder that one is in.
+    """
+    if not path.name:
+        raise InputError(f"{path}: it is a folder; name the ONNX file in it.")
     return path.with_name(f"{path.stem if path.suffix == '.onnx' else path.name}.turbo.onnx")
 
 

@@ -126,6 +126,14 @@ def passes() -> list[Pass]:
     return [step for stage in STAGES.values() for step in stage]
 
 
+def require_known(asked: Iterable[str]) -> None:
+    """Raises InputError where one of these is the name of no pass."""
+    known = dict.fromkeys([*names(passes()), *LAST])
+    for name in asked:
+        if name not in known:
+            raise InputError(f"there is no pass '{name}'; the passes are {', '.join(known)}.")
+
+
 def select(options: Options) -> list[Pass]:
     """The passes that the options ask for; those that make what is left run everywhere always do.
 
@@ -135,10 +143,7 @@ def select(options: Options) -> list[Pass]:
     Raises:
         InputError: an option names a pass that there is not.
     """
-    names = [*(step.name for step in passes()), *LAST]
-    for name in (*(options.passes or ()), *options.skip_passes):
-        if name not in names:
-            raise InputError(f"there is no pass '{name}'; the passes are {', '.join(names)}.")
+    require_known([*(options.passes or ()), *options.skip_passes])
     skipped = set(options.skip_passes)
     if options.packing == "off":
         skipped |= {step.name for step in PACK}

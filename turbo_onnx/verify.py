@@ -211,8 +211,10 @@ def load_cases(path: Path, specs: Sequence[InputSpec]) -> dict[str, Feed]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile) as error:
-        raise InputError(f"{path}: it cannot be read as an .npz file of arrays: {error}.") from None
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read: {error.strerror or error}; check the path.") from None
+    except (ValueError, EOFError, AttributeError, TypeError, BadZipFile):
+        raise InputError(f"{path}: it is no .npz file of arrays; make one with numpy.savez.") from None
     feed: Feed = {}
     for spec in specs:
         value = found.get(spec.name, found.get(f"in_{spec.name}"))

@@ -236,7 +236,7 @@ def test_a_default_stands_for_sizes_that_are_not_given() -> None:
 
 def test_missing_sizes_are_listed() -> None:
     with pytest.raises(
-        InputError, match=r"needs the size length and tokens; its sizes are s18 \(batch\), s41 \(length"
+        InputError, match=r"needs the sizes length and tokens; its sizes are s18 \(batch\), s41 \(length"
     ):
         ENCODER.values({"batch": 4})
 

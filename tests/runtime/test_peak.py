@@ -95,7 +95,7 @@ def test_a_size_that_makes_no_difference_need_not_be_given() -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        ({"batch": 3}, "the plan needs the size length and tokens; its sizes are batch, length, tokens"),
+        ({"batch": 3}, "the plan needs the sizes length and tokens; its sizes are batch, length, tokens"),
         ({"batch": 3, "length": 10, "tokens": 31}, "31 tokens are more than batch 3 times length 10"),
         ({"batch": -3, "length": 10}, "cannot be negative"),
         ({"batch": 3, "length": 10, "width": 1}, "the plan has no size 'width'"),

@@ -147,7 +147,8 @@ class MemoryPlan:
         found = [known.get(v.name, known.get(v.role, default) if v.role else default) for v in self.variables]
         missing = [v.role or v.name for v, value in zip(self.variables, found, strict=True) if value is None]
         if missing:
-            raise InputError(f"the plan needs the size {' and '.join(missing)}; its sizes are {self._listed()}.")
+            what = f"size{'s' * (len(missing) > 1)} {' and '.join(missing)}"
+            raise InputError(f"the plan needs the {what}; its sizes are {self._listed()}.")
         return tuple(int(value) for value in found if value is not None)
 
     def _listed(self) -> str:

@@ -88,8 +88,10 @@ def check_structure(proto: onnx.ModelProto, name: str) -> None:
         name: what to call it in errors.
 
     Raises:
-        ModelFormatError: the graph is invalid. Names the node.
+        ModelFormatError: the graph is invalid, which names the node, or has no outputs.
     """
+    if not proto.graph.output:
+        raise ModelFormatError(f"{name}: it has no outputs, so nothing needs to be computed; export the model again.")
     for tensor in proto.graph.initializer:
         _check_size(tensor, name)
     try:
