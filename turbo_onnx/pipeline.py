@@ -48,6 +48,7 @@ from turbo_onnx.passes.raise_linear import RaiseLinear
 from turbo_onnx.passes.raise_opset import RaiseOpset
 from turbo_onnx.passes.raise_rms_normalization import RaiseRmsNormalization
 from turbo_onnx.passes.raised import RAISED_DOMAIN
+from turbo_onnx.passes.read_sizes_of_inputs import ReadSizesOfInputs
 from turbo_onnx.passes.remove_arange_gathers import RemoveArangeGathers
 from turbo_onnx.passes.remove_no_ops import RemoveNoOps
 from turbo_onnx.passes.remove_padding import RemovePadding
@@ -65,6 +66,7 @@ CLEAN: tuple[Pass, ...] = (
     SimplifyShapes(),
     FoldConstants(),
     RemoveNoOps(),
+    ReadSizesOfInputs(),
     MergeDuplicates(),
 )
 RAISE: tuple[Pass, ...] = (
