@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 
 from tests.command_line import Run, runner
 from tests.small_models import encoder, feed, save
-from turbo_onnx import __version__, optimizer, pipeline
+from turbo_onnx import __version__, inspection, optimizer, pipeline
 from turbo_onnx.memory.plan import METADATA_KEY
 from turbo_onnx.model import Model
 from turbo_onnx.options import Options
@@ -232,6 +233,27 @@ def test_a_wrong_result_exits_with_3_and_writes_nothing(
     assert "differs from the original" in found.err
     assert list(source.parent.iterdir()) == [source]
     assert run("optimize", source, "--no-verify").code == 0
+
+
+def test_where_a_model_quantizes_itself_the_refusal_says_what_to_optimize(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "select", lambda _: [Spoil(crash=False)])
+    nodes = "{ q, s, z = DynamicQuantizeLinear(x) d = DequantizeLinear(q, s, z) y = Relu(d) }"
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) {nodes}'
+    found = run("optimize", save(onnx.parser.parse_model(text), tmp_path / "quantized.onnx"))
+    assert found.code == 3
+    assert found.err.endswith("any rounding in front of them may change: optimize the model that it was made of.\n")
+
+
+def test_a_full_disk_behind_stdout_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(inspection, "operators", full)
+    found = run("ops")
+    assert found.code == 2
+    assert found.err == "turbo-onnx: the output cannot be printed: there is no space left for it.\n"
 
 
 def test_a_bug_exits_with_1_and_says_where(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

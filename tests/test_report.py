@@ -119,3 +119,17 @@ def test_operators_are_listed_with_both_counts() -> None:
 def test_rejections_that_say_the_same_are_grouped() -> None:
     same = [Rejection("a", "n1", "why"), Rejection("b", "n2", "why"), Rejection("a", "n3", "why")]
     assert grouped(same) == [("a", "why", ["n1", "n3"]), ("b", "why", ["n2"])]
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        ({"planned": 3, "outputs": 1, "unknown": 0}, "every shape; 3 buffers in one block, 1 output on the heap."),
+        ({"planned": 1, "outputs": 2, "unknown": 1}, "every shape; 1 buffer in one block, 2 outputs and 1 other on"),
+    ],
+)
+def test_buffers_are_counted_in_the_singular_and_the_plural(
+    report: Report, plan: dict[str, object], sentence: str
+) -> None:
+    report.passes.append(PassReport("plan-memory", 1, facts={"memory_plan": {**plan, "exceptions": [], "assumed": []}}))
+    assert any(sentence in line for line in report_text.headline(report))

@@ -6,6 +6,7 @@ only on a terminal.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -358,7 +359,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             traceback.print_exception(error.__cause__)
         click.echo(f"turbo-onnx: {error}", err=True)
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            click.echo("turbo-onnx: the output cannot be printed: there is no space left for it.", err=True)
+            sys.exit(OutputError.exit_code)
         traceback.print_exc()
         click.echo("turbo-onnx: this is a bug; please report it with the lines above.", err=True)
         sys.exit(INTERNAL_ERROR)

@@ -45,6 +45,7 @@ from turbo_onnx.verify import load_cases, require
 from turbo_onnx.verify_inputs import Feed, InputSpec, describe, with_binary_inputs
 
 Inputs = str | Path | Mapping[str, np.ndarray[Any, Any]]
+_QUANTIZING = {"QuantizeLinear", "DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeMatMul"}
 
 
 @dataclass
@@ -198,8 +199,7 @@ def optimize(
             if verify:
                 say("verify")
                 report.verify = proof.of(loaded, folder / name, report)
-                hint = "; --precision fp32 keeps its numbers" if options.precision == "int8" else ""
-                require(report.verify, report.model, hint)
+                require(report.verify, report.model, _hint(report, options.precision))
     report.output = str(path) if path is not None else None
     report.seconds = time.perf_counter() - start
     return Result(report, loaded)
@@ -281,6 +281,16 @@ def _around_quantization(steps: Sequence[Pass]) -> tuple[list[Pass], list[Pass]]
     return list(steps[:first]), list(steps[first:])
 
 
+def _hint(report: Report, precision: Precision | None) -> str:
+    """What may be done where the result differs."""
+    if report.ops_before.keys() & _QUANTIZING:
+        return (
+            "; it makes integers of its numbers itself, which any rounding in front of them may change: optimize the"
+            " model that it was made of"
+        )
+    return "; --precision fp32 keeps its numbers" if precision == "int8" else ""
+
+
 def _verify_in_float32(model: Model, proof: Proof, report: Report) -> None:
     """Prove all that is done before quantization, whose own noise would hide mistakes.
 
@@ -290,7 +300,7 @@ def _verify_in_float32(model: Model, proof: Proof, report: Report) -> None:
     with _destination(None) as folder:
         with limited(model):
             model.write(folder, "model.onnx")
-        require(proof.of(model, folder / "model.onnx", report), report.model)
+        require(proof.of(model, folder / "model.onnx", report), report.model, _hint(report, None))
 
 
 def _notes(report: Report) -> list[str]:

@@ -197,7 +197,7 @@ def _about(variant: Variant) -> list[str]:
     unknown = [buffer.name for buffer in variant.buffers if buffer.size is None]
     lines = [
         f"Optimization levels {variant.name}: {len(variant.buffers)} buffers, {len(variant.planned)} in the block by"
-        f" {_counted(len(variant.orders), 'stacking order')}, {_counted(outputs, 'output')} on the heap,"
+        f" {counted(len(variant.orders), 'stacking order')}, {counted(outputs, 'output')} on the heap,"
         f" {len(unknown)} of unknown size."
     ]
     if unknown:
@@ -212,7 +212,8 @@ def joined(equations: Sequence[str]) -> str:
     return ", ".join(equations[:_SHOWN_NAMES]) + more
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """The number and the noun, in the plural where it has to be."""
     return f"{count} {what}" + "s" * (count != 1)
 
 

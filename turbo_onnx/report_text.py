@@ -13,7 +13,7 @@ from rich.text import Text
 
 from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.passes.plan_memory import PlanMemory
-from turbo_onnx.plan_report import joined
+from turbo_onnx.plan_report import counted, joined
 from turbo_onnx.report import Report, compared_counts, grouped
 
 _SHOWN_NODES = 3
@@ -94,14 +94,15 @@ def _memory(report: Report) -> list[str]:
     """Whether a run's memory is planned, where that was asked for."""
     plan = report.facts.get("memory_plan")
     if plan is not None:
-        heap = f"{plan['outputs']} outputs" + (f" and {plan['unknown']} others" if plan["unknown"] else "")
+        others = [counted(plan["outputs"], "output"), *([counted(plan["unknown"], "other")] if plan["unknown"] else [])]
         where = "every shape"
         if plan["exceptions"]:
             sizes = (", ".join(f"{name} {value}" for name, value in one.items()) for one in plan["exceptions"][:2])
             where = f"most shapes, not for such as {'; '.join(sizes)}"
         if plan["assumed"]:
             where += f" of runs in which {joined(plan['assumed'])}"
-        return [f"Memory: planned for {where}; {plan['planned']} buffers share one block, {heap} do not."]
+        block, heap = counted(plan["planned"], "buffer"), " and ".join(others)
+        return [f"Memory: planned for {where}; {block} in one block, {heap} on the heap."]
     why = [rejection.sentence for rejection in report.rejected if rejection.rule == PlanMemory.name]
     return [f"Memory: not planned: {why[0]}."] if why else []
 
