@@ -101,9 +101,10 @@ def test_limits_must_be_positive(limit):
         schedule([1], CostModel(np.ones(5)), **limit)
 
 
-def test_a_batch_has_a_whole_number_of_sequences():
+@pytest.mark.parametrize("most", [2.5, math.inf])
+def test_a_batch_has_a_whole_number_of_sequences(most):
     with pytest.raises(InputError, match="whole number of sequences"):
-        schedule([1, 2], CostModel(np.ones(5)), most_sequences=2.5)
+        schedule([1, 2], CostModel(np.ones(5)), most_sequences=most)
 
 
 def test_lengths_must_be_positive_integers():

@@ -50,7 +50,7 @@ def schedule(
     for limit in (most_sequences, most_milliseconds):
         if limit is not None and not limit > 0:
             raise InputError("the limits of a batch must be positive.")
-    if most_sequences is not None and int(most_sequences) != most_sequences:
+    if most_sequences is not None and most_sequences % 1 != 0:
         raise InputError("a batch has a whole number of sequences.")
     order = np.argsort(given, kind="stable")
     runs = _Runs(given[order], cost)
