@@ -296,6 +296,17 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
         optimizer.optimize(path, output=tmp_path / "out.onnx")
 
 
+def test_a_folder_that_others_write_to_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(encoder(), tmp_path / "model.onnx")
+    monkeypatch.setattr("os.access", lambda folder, _: folder != tmp_path)
+    done: list[str] = []
+    with pytest.raises(OutputError, match=r"out\.onnx: the folder .* cannot be written to: Permission denied"):
+        optimizer.optimize(path, output=tmp_path / "out.onnx", progress=done.append)
+    assert done == ["read"]
+
+
 @contextmanager
 def small_disk() -> Iterator[None]:
     """A process that can write no file of more than 4 KiB, the report of these tests included: keep it short."""

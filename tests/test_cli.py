@@ -184,6 +184,7 @@ def test_what_is_no_file_is_not_replaced_by_one(run: Run, source: Path, option: 
     os.mkfifo(pipe)
     found = run("optimize", source, "--no-verify", option, pipe)
     assert found.code == 2
+    assert sorted(source.parent.iterdir()) == [source, pipe]
     assert found.err == f"turbo-onnx: {pipe}: it is no file, and would be replaced by one; name a file.\n"
     assert pipe.is_fifo()
 

@@ -138,14 +138,13 @@ def _check_beside(
         models: that are read.
         outputs: what else is written, by what it is.
     """
+    from turbo_onnx.serialization.writing import require_place
+
     taken = {path.resolve(): what for what, path in (outputs or {}).items() if path is not None}
     for what, path in files.items():
         if path is None:
             continue
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
-        if path.is_dir():
-            raise OutputError(f"{path}: it is a folder; name a file for the {what}.")
+        require_place(path, what)
         is_read = path.exists() and any(_is_of(model, path) for model in models)
         other = "model" if is_read else taken.get(path.resolve())
         if other is not None:

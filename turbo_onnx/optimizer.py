@@ -220,12 +220,9 @@ def check_output(model: Model, path: Path) -> None:
     """Refuse to write over the model's own files, through links too, or where no file can be.
 
     Raises:
-        OutputError: the path is one of the input's files, a folder, or in a folder that does not exist.
+        OutputError: the path is one of the input's files, no file, or in a folder that cannot be written to.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: it is a folder; name a file for the output.")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; make it first.")
+    writing.require_place(path, "output")
     for written in (path, path.with_name(f"{path.name}.data")):
         file = model.origin.file_at(written) if model.origin is not None else None
         if file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -24,6 +25,32 @@ _CACHE_LINE = 64
 _MARGIN = 1 << 20  # bytes, for tags and lengths
 
 
+def require_place(target: Path, what: str) -> None:
+    """Refuse early what could not be written in the end.
+
+    Args:
+        target: where a file is to be.
+        what: it is to be.
+
+    Raises:
+        OutputError: the target is a folder or another thing that is no file, or in a folder that does not exist or
+            cannot be written to.
+    """
+    folder = target.parent
+    if target.is_dir():
+        raise OutputError(f"{target}: it is a folder; name a file for the {what}.")
+    _require_file(target)
+    if not folder.is_dir():
+        raise OutputError(f"{target}: the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{target}: the folder {folder} cannot be written to: {os.strerror(errno.EACCES)}.")
+
+
+def _require_file(target: Path) -> None:
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target}: it is no file, and would be replaced by one; name a file.")
+
+
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target`; on success its files take the places of those of the same names.
@@ -34,8 +61,7 @@ def staging(target: Path) -> Iterator[Path]:
         OutputError: the target is a device or another thing that is no file, the folder cannot be written to, or the
             disk is full. Nothing has changed then.
     """
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{target}: it is no file, and would be replaced by one; name a file.")
+    _require_file(target)
     folder = target.parent
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=folder))
