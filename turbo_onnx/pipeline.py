@@ -36,6 +36,7 @@ from turbo_onnx.passes.lower_rms_normalization import LowerRmsNormalization
 from turbo_onnx.passes.merge_duplicates import MergeDuplicates
 from turbo_onnx.passes.merge_gated_projections import MergeGatedProjections
 from turbo_onnx.passes.merge_projections import MergeProjections
+from turbo_onnx.passes.multiply_as_stored import MultiplyAsStored
 from turbo_onnx.passes.normalize_before_transposing import NormalizeBeforeTransposing
 from turbo_onnx.passes.optimize_branches import OptimizeBranches
 from turbo_onnx.passes.plan_memory import PlanMemory
@@ -98,6 +99,7 @@ LOWER: tuple[Pass, ...] = (
 )
 BRANCHES: tuple[Pass, ...] = (OptimizeBranches(),)
 CONVERT: tuple[Pass, ...] = (ConvertPrecision(), QuantizeLinear())
+STORE: tuple[Pass, ...] = (MultiplyAsStored(),)
 NAME: tuple[Pass, ...] = (LimitForms(),)
 
 STAGES: Mapping[str, tuple[Pass, ...]] = {
@@ -108,12 +110,16 @@ STAGES: Mapping[str, tuple[Pass, ...]] = {
     "lower": LOWER,
     "branches": BRANCHES,
     "convert": CONVERT,
+    "store": STORE,
     "name": NAME,
 }
 
 
 FOR_GPUS = (MergeGatedProjections,)
 """What gains nothing on a CPU, and runs for one only if it is asked for by name."""
+
+FOR_CPUS = STORE
+"""What writes operators that ONNX Runtime has in float32 for the CPU."""
 
 WHOLE_MODEL = (RaiseOpset, WidenPrecision)
 INSIDE = tuple(type(step) for step in (*CLEAN, *RAISE, *FUSE, *LOWER) if not isinstance(step, WHOLE_MODEL))
@@ -151,6 +157,8 @@ def select(options: Options) -> list[Pass]:
         skipped |= {step.name for step in PACK}
     if not options.capabilities and options.passes is None:
         skipped |= {step.name for step in FUSE if isinstance(step, FOR_GPUS)}
+    if options.capabilities:
+        skipped |= {step.name for step in FOR_CPUS}
     chosen = [step for step in passes() if options.passes is None or step.name in options.passes]
     chosen = [step for step in chosen if step.name not in skipped]
     precision = options.precision or "fp32"

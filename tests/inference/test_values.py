@@ -104,13 +104,23 @@ def test_integers_are_divided_towards_zero(a: Dim | int, b: int, quotient: Dim |
         (np.add.outer(np.arange(10) * 5, np.arange(10)), Affine(0, (5, 1))),
         (np.full((10, 10), 7), Uniform(7)),
         (np.ones(100, bool), Uniform(True)),
+        (np.arange(100, 0, -1, np.int8), Affine(100, (-1,))),
         (np.arange(100) ** 2, None),
+        (np.where(np.arange(100) == 50, 0, np.arange(100)), None),
         (np.arange(100, dtype=np.float32), None),
         (np.arange(100) % 2 == 0, None),
     ],
 )
 def test_a_large_constant_is_seen_through_if_it_is_regular(array: np.ndarray, expected: Value | None) -> None:
     assert values.of_constant(array) == expected
+
+
+def test_weights_of_integers_are_told_from_an_arange_without_reading_them_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = np.random.default_rng(0).integers(-127, 128, (512, 512)).astype(np.int8)
+    monkeypatch.setattr(values.np, "arange", lambda *_: pytest.fail("it was compared with an arange"))
+    assert values.of_constant(weight) is None
 
 
 def test_a_small_constant_is_known_element_by_element() -> None:

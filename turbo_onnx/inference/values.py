@@ -86,22 +86,24 @@ def of_constant(array: np.ndarray) -> Value | None:
     if array.size > 1 << 22 or array.dtype.kind == "b":
         first = array.reshape(-1)[0]
         return Uniform(first.item()) if array.size <= 1 << 22 and bool((array == first).all()) else None
-    origin = array[(0,) * array.ndim]
+    origin = int(array[(0,) * array.ndim])
+    steps = [_step(array, axis, origin) for axis in range(array.ndim)]
+    last = origin + sum(step * (size - 1) for step, size in zip(steps, array.shape, strict=True))
+    if last != int(array[(-1,) * array.ndim]):  # so nearly all weights of integers are told from an arange at once
+        return None
     expected = np.full(array.shape, origin, dtype=np.int64)
-    coefficients: list[Dim | int] = []
-    for axis, size in enumerate(array.shape):
-        step = 0
-        if size > 1:
-            step = int(array[tuple(1 if k == axis else 0 for k in range(array.ndim))]) - int(origin)
-        coefficients.append(step)
+    for axis, (step, size) in enumerate(zip(steps, array.shape, strict=True)):
         shape = [1] * array.ndim
         shape[axis] = size
         expected = expected + step * np.arange(size, dtype=np.int64).reshape(shape)
     if not bool((expected == array).all()):
         return None
-    if not any(coefficients):
-        return Uniform(int(origin))
-    return Affine(int(origin), tuple(coefficients))
+    return Affine(origin, tuple(steps)) if any(steps) else Uniform(origin)
+
+
+def _step(array: np.ndarray, axis: int, origin: int) -> int:
+    """What the second element along an axis is more than the first."""
+    return int(array[tuple(int(k == axis) for k in range(array.ndim))]) - origin if array.shape[axis] > 1 else 0
 
 
 def representable(value: Value | None, dtype: Any) -> Value | None:
