@@ -20,7 +20,7 @@ constexpr size_t kMostRows = 32;            // of an item
 constexpr size_t kMostSums = 4096;          // of an item: 16 KB
 constexpr size_t kItem = size_t{1} << 16;   // bytes of the weight for an item of few rows
 constexpr size_t kShared = 4 * kItem;       // for one of many, since the next items read them, too
-constexpr size_t kLarge = size_t{1} << 24;  // bytes of an output that no cache holds until it is read
+constexpr size_t kLarge = size_t{1} << 23;  // bytes of an output that lies in no near cache when it is read
 
 // ---- rows as bytes
 
