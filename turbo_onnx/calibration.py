@@ -8,7 +8,6 @@ Every tensor is reduced to one number inside the graph, so that memory holds no 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,25 +44,29 @@ class Samples:
     seed: int = 0
 
 
-def magnitudes(model: Model, tensors: Sequence[gs.Variable], samples: Samples) -> dict[str, float]:
+def magnitudes(
+    model: Model, tensors: Sequence[gs.Variable], samples: Samples, scratch: Path | None = None
+) -> dict[str, float]:
     """The largest finite |x| of each tensor over all inputs, by the tensor's name; 0 where it was always empty.
 
     Args:
         model: any that ONNX Runtime runs; operators of ours run by their function bodies.
         tensors: float32 tensors of its graph.
         samples: the inputs.
+        scratch: a folder to write the model into for as long as it is run; None for the system's.
 
     Raises:
         InputError: ONNX Runtime is not installed, or there are no inputs that the model runs on.
+        OutputError: the model cannot be written down to run it.
     """
     if not tensors:
         return {}
     proto, weights = emulated(model) if uses_bfloat16(model) else model.without_weights()
     names = [tensor.name for tensor in tensors]
     _expose(proto.graph, names)
-    with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as folder:
-        writing.write_model(Path(folder), "model.onnx", proto, weights, None)
-        session = open_session(Path(folder) / "model.onnx", level="none")
+    with writing.scratch(scratch) as folder:
+        writing.write_model(folder, "model.onnx", proto, weights, external=True)  # which the runtime maps
+        session = open_session(folder / "model.onnx", level="none")
         skipped: list[str] = []
         specs = with_binary_inputs(samples.specs, model)
         cases = run_cases(session, specs, samples.cases, samples.seed, skipped)

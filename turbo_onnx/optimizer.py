@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,10 +165,10 @@ def optimize(
     specs = fed(describe(loaded))
     cases = _own_cases(inputs, specs)
     proof = Proof(loaded, specs, cases, on_gpu=bool(options.capabilities))
-    measure = partial(magnitudes, samples=Samples(specs, cases))
+    scratch = None if path is None else path.parent
+    measure = partial(magnitudes, samples=Samples(specs, cases), scratch=scratch)
     convert = ConvertPrecision(options.precision or "fp32", measure, own)
     steps = [convert if isinstance(step, ConvertPrecision) else step for step in steps]
-    scratch = None if path is None else path.parent
     plan = PlanMemory(
         lambda model, sizes: make_plan(model, sizes, specs=with_binary_inputs(specs, model), scratch=scratch)
     )
@@ -182,7 +181,7 @@ def optimize(
     report.first_token_pooling = pools_first_token(loaded)
     if coarse:
         say("verify in float32")
-        _verify_in_float32(loaded, proof, report)
+        _verify_in_float32(loaded, proof, report, scratch)
         report.passes += pipeline.run(loaded, coarse, checks=checks, progress=say)
     report.ops_after = pipeline.operator_counts(loaded)
     report.packed_node_share = packed_node_share(loaded)
@@ -255,8 +254,8 @@ def _destination(path: Path | None) -> Iterator[Path]:
         with writing.staging(path) as folder:
             yield folder
     else:
-        with tempfile.TemporaryDirectory(prefix="turbo-onnx-") as name:
-            yield Path(name)
+        with writing.scratch(None) as folder:
+            yield folder
 
 
 def _own_cases(inputs: Inputs | Sequence[str | Path] | None, specs: Sequence[InputSpec]) -> dict[str, Feed]:
@@ -288,15 +287,16 @@ def _hint(report: Report, precision: Precision | None) -> str:
     return "; --precision fp32 keeps its numbers" if precision == "int8" else ""
 
 
-def _verify_in_float32(model: Model, proof: Proof, report: Report) -> None:
+def _verify_in_float32(model: Model, proof: Proof, report: Report, scratch: Path | None) -> None:
     """Prove all that is done before quantization, whose own noise would hide mistakes.
 
     Raises:
         VerificationError: the result in float32 differs from the original.
+        OutputError: it cannot be written down to run it.
     """
-    with _destination(None) as folder:
+    with writing.scratch(scratch) as folder:
         with limited(model):
-            model.write(folder, "model.onnx")
+            model.write(folder, "model.onnx", external=True)  # which the runtime maps
         require(proof.of(model, folder / "model.onnx", report), report.model, _hint(report, None))
 
 

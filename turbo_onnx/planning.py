@@ -7,7 +7,6 @@ frees is recorded (`sequences.py`). Then an order is sought in which buffers can
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -27,6 +26,7 @@ from turbo_onnx.passes.plan_memory import begin_runs, find
 from turbo_onnx.plan_sizes import SeenSizes
 from turbo_onnx.sequences import RunSequence, Subject
 from turbo_onnx.sequences import find as find_sequence
+from turbo_onnx.serialization import writing
 from turbo_onnx.serialization.metadata import artifact_of
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import Level, library_available, runtime
@@ -105,11 +105,11 @@ def _written(model: Model, scratch: Path | None) -> Iterator[Path]:
     """The model in files that go away. The runtime maps weights in a file of their own: memory holds them once less."""
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".turbo-onnx-", dir=scratch))
-            model.write(Path(folder), "model.onnx", external=True)
+            folder = stack.enter_context(writing.scratch(scratch))
+            model.write(folder, "model.onnx", external=True)
         except (OSError, OutputError) as error:
             raise Reject("the model cannot be written down to record its runs: {}", error) from None
-        yield Path(folder) / "model.onnx"
+        yield folder / "model.onnx"
 
 
 def sample_values(variables: Sequence[Variable]) -> IntArray:

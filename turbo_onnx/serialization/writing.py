@@ -82,6 +82,25 @@ def staging(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+@contextmanager
+def scratch(folder: Path | None) -> Iterator[Path]:
+    """A folder for a model that is only run, and goes away.
+
+    Args:
+        folder: where to make it: beside a result there is room for a model, and the system's folder for temporary files
+            may be in memory; None for the system's.
+
+    Raises:
+        OutputError: it cannot be written to, or the disk is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".turbo-onnx-", dir=folder) as name:
+            yield Path(name)
+    except OSError as error:
+        where = folder if folder is not None else tempfile.gettempdir()
+        raise OutputError(f"{where}: no model can be written there to run it: {error.strerror}.") from error
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
