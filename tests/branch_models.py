@@ -9,25 +9,37 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from tests.decoders import CONSTANTS, WEIGHTS, attention
-from tests.passes.support import graph, parse
+from tests.passes.support import graph, normal, parse
 from turbo_onnx.graph import subgraphs
 from turbo_onnx.model import Model
 
 BOOL = onnx.TensorProto.BOOL
 
 
-def merged_decoder() -> Model:
-    """A layer of a decoder with a cache, as it is merged: with a past or without, by a flag."""
+def merged_decoder(masked: bool = False) -> Model:
+    """A layer of a decoder with a cache, as it is merged: with a past or without, by a flag.
+
+    Args:
+        masked: of ids, and with a mask [B, T] for all keys, so that without a past it is as long as the ids.
+    """
     outputs = "float[B,S,16] y, float[B,2,L,8] keys, float[B,2,L,8] values"
     behind = attention("keys = Concat<axis = 2>(past_keys, k)", "values = Concat<axis = 2>(past_values, v)", "y")
     first = attention("keys = Identity(k)", "values = Identity(v)", "y")
+    inputs = "float[B,S,16] x"
+    if masked:
+        inputs = "int64[B,S] ids, int64[B,T] mask"
+        added = "m = Cast<to = 1>(mask) u = Unsqueeze(m, middle) c = Add(t, u) p = Softmax<axis = -1>(c)"
+        behind, first = (
+            f"x = Gather(words, ids) {nodes.replace('p = Softmax<axis = -1>(t)', added)}" for nodes in (behind, first)
+        )
     body = (
-        "g (float[B,S,16] x, float[B,2,P,8] past_keys, float[B,2,P,8] past_values, bool[1] use_past) => "
-        f"(float[B,S,16] out, float[B,2,T,8] present_keys, float[B,2,T,8] present_values) <{CONSTANTS}> {{ "
+        f"g ({inputs}, float[B,2,P,8] past_keys, float[B,2,P,8] past_values, bool[1] use_past) => "
+        "(float[B,S,16] out, float[B,2,N,8] present_keys, float[B,2,N,8] present_values) "
+        f"<{CONSTANTS}, int64[2] middle = {{1, 2}}> {{ "
         f"out, present_keys, present_values = If(use_past) <then_branch = behind () => ({outputs}) {{ {behind} }}, "
         f"else_branch = first () => ({outputs}) {{ {first} }}> }}"
     )
-    return parse(graph(body), WEIGHTS)
+    return parse(graph(body), {**WEIGHTS, "words": normal(11, 16)})
 
 
 def branch_model(

@@ -57,7 +57,7 @@ class Branches:
             Reject: it cannot be one, and why.
         """
         require_rewritable(branch)
-        outside = {id(tensor): tensor for tensor in _read_from_outside(branch)}
+        outside = {id(tensor): tensor for tensor in read_from_outside(branch)}
         inside = {identity: self._stand_in(tensor) for identity, tensor in outside.items()}
         outputs = [(tensor.name, tensor.dtype, tensor.shape) for tensor in branch.outputs]
         _swap(branch, inside)
@@ -132,7 +132,8 @@ def _reads(graph: gs.Graph) -> Iterator[Tensor]:
         yield from inner.outputs
 
 
-def _read_from_outside(branch: gs.Graph) -> Iterator[Tensor]:
+def read_from_outside(branch: gs.Graph) -> Iterator[Tensor]:
+    """What the branch reads of the graph around it, as often as it does."""
     own = {id(tensor) for inner in graphs_of(branch) for node in inner.nodes for tensor in node.outputs}
     own |= {id(tensor) for inner in graphs_of(branch) for tensor in inner.inputs}
     for tensor in _reads(branch):

@@ -170,7 +170,9 @@ def optimize(
     convert = ConvertPrecision(options.precision or "fp32", measure, own)
     steps = [convert if isinstance(step, ConvertPrecision) else step for step in steps]
     plan = PlanMemory(
-        lambda model, sizes: make_plan(model, sizes, specs=with_binary_inputs(specs, model), scratch=scratch)
+        lambda model, sizes, branch: make_plan(
+            model, sizes, branch, specs=with_binary_inputs(specs, model), scratch=scratch
+        )
     )
     steps = [plan if isinstance(step, PlanMemory) else step for step in steps]
 

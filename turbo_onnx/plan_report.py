@@ -117,6 +117,7 @@ class PlanReport:
             "variants": [
                 {
                     "level": variant.name,
+                    **({"branch": variant.branch} if variant.branch else {}),
                     "buffers": len(variant.buffers),
                     "planned": len(variant.planned),
                     "outputs": sum(buffer.kind == "output" for buffer in variant.buffers),
@@ -141,11 +142,17 @@ class PlanReport:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def to_html(self) -> str:
-        """A picture of the largest, the middle and the smallest run of the runtime's usual optimizations."""
+        """A picture of the largest, the middle and the smallest run of the runtime's usual optimizations.
+
+        Where branches have plans of their own, it is of the branch that needs most in the largest run.
+        """
         runs = sorted(self.runs, key=lambda run: run.total)
         chosen = dict.fromkeys(runs[index].values for index in (-1, len(runs) // 2, 0))
-        layouts = [(self._label(values), self.layouts.at(values)) for values in chosen]
-        return picture.render(layouts, f"Memory plan of {Path(self.model).name}")
+        usual = {variant.branch: number for number, variant in reversed(list(enumerate(self.plan.variants)))}
+        number = max(sorted(usual.values()), key=lambda one: self.layouts.at(runs[-1].values, one).total)
+        branch = self.plan.variants[number].branch
+        layouts = [(self._label(values), self.layouts.at(values, number)) for values in chosen]
+        return picture.render(layouts, f"Memory plan of {branch}{' of ' * bool(branch)}{Path(self.model).name}")
 
     def render(self) -> RenderableType:
         """For a terminal."""
@@ -195,8 +202,9 @@ class PlanReport:
 def _about(variant: Variant) -> list[str]:
     outputs = sum(buffer.kind == "output" for buffer in variant.buffers)
     unknown = [buffer.name for buffer in variant.buffers if buffer.size is None]
+    where = f"In {variant.branch}, optimization" if variant.branch else "Optimization"
     lines = [
-        f"Optimization levels {variant.name}: {len(variant.buffers)} buffers, {len(variant.planned)} in the block by"
+        f"{where} levels {variant.name}: {len(variant.buffers)} buffers, {len(variant.planned)} in the block by"
         f" {counted(len(variant.orders), 'stacking order')}, {counted(outputs, 'output')} on the heap,"
         f" {len(unknown)} of unknown size."
     ]

@@ -21,7 +21,7 @@ from turbo_onnx.memory.plan import Assumption, Variable
 from turbo_onnx.verify_inputs import InputSpec, Layout, own_size
 
 MOST_VARIABLES = 5
-_SUM = "length + past"
+SUM = "length + past"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SeenSizes:
         }
         if {"length", "past"} <= first.keys():
             both = (first["length"], first["past"])
-            parts |= {index: both for index, role in enumerate(roles) if role == _SUM}
+            parts |= {index: both for index, role in enumerate(roles) if role == SUM}
         free = [index for index in range(len(roles)) if index not in parts]
         variables = [self._variable(index, roles[index]) for index in free]
         if len(free) > MOST_VARIABLES:
@@ -111,7 +111,7 @@ class SeenSizes:
         for role in dict.fromkeys(filter(None, roles)):
             members = [index for index, other in enumerate(roles) if other == role]
             found: Layout = {}
-            for index in members if role == _SUM else members[1:]:
+            for index in members if role == SUM else members[1:]:
                 own = dict.fromkeys(self.declared[index], own_size(self.variables[index].name))
                 if runs(layout | own):
                     found |= own

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from turbo_onnx.memory.formula import IntArray
 from turbo_onnx.memory.lifetimes import Lifetimes
 from turbo_onnx.memory.plan import ALIGNMENT, METADATA_KEY, MemoryPlan, Variable, Variant, from_json
 from turbo_onnx.model import Model
-from turbo_onnx.passes.plan_memory import begin_runs, find
+from turbo_onnx.passes.plan_memory import find, plan_runs
+from turbo_onnx.passes.planned_branches import Branch
 from turbo_onnx.plan_sizes import SeenSizes
 from turbo_onnx.sequences import RunSequence, Subject
 from turbo_onnx.sequences import find as find_sequence
@@ -44,6 +46,7 @@ _LARGEST = {"batch": 64, "length": 512, "": 512}
 def make_plan(
     model: Model,
     variables: Sequence[Variable],
+    branch: Branch | None = None,
     *,
     specs: Sequence[InputSpec],
     exact: bool = False,
@@ -54,6 +57,7 @@ def make_plan(
     Args:
         model: as it will be saved, but for the plan.
         variables: the sizes that the node sees.
+        branch: the branch that begins with the node; None for the main graph.
         specs: what the model's inputs are.
         exact: look for the best order with a solver, which takes longer.
         scratch: a folder to write the model into for as long as it is recorded; None for the system's.
@@ -67,13 +71,16 @@ def make_plan(
     unknown = [spec.name for spec in specs if spec.kind == "unknown"]
     if unknown:
         raise Reject("no inputs can be made for '{}' to record runs with", unknown[0])
-    node = find(model.graph)
+    graph = model.graph if branch is None else branch.graph
+    node = find(graph)
     assert node is not None
     seen = SeenSizes.of(node, variables, specs)
-    outputs = outputs_of(model.graph)
+    outputs = outputs_of(model.graph) | outputs_of(graph)
+    flag = None if branch is None else branch.flag
+    work = Work.of(model.graph, None if branch is None else graph)
     found: _Found = []
     with _written(model, scratch) as path:
-        subject = Subject(path, specs, seen, outputs, Work.of(model.graph))
+        subject = Subject(path, specs, seen, outputs, flag, work)
         for level in LEVELS:
             found = _with_level(subject, level, found)
     if not any(sequence.buffers for _, sequence in found):
@@ -174,7 +181,7 @@ def plan_of(path: Path, *, exact: bool = False) -> MemoryPlan:
     specs = describe(model)
     shapes.infer(model)
     try:
-        return make_plan(model, begin_runs(model), specs=specs, exact=exact)
+        return plan_runs(model, partial(make_plan, specs=specs, exact=exact))
     except Reject as reason:
         raise InputError(f"{path}: no memory plan can be made for it: {reason}.") from None
 

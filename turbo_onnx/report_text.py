@@ -101,8 +101,10 @@ def _memory(report: Report) -> list[str]:
             where = f"most shapes, not for such as {'; '.join(sizes)}"
         if plan["assumed"]:
             where += f" of runs in which {joined(plan['assumed'])}"
+        inside = f" in {' and '.join(plan['branches'])}" if plan.get("branches") else ""
+        where_they_lie = "a block of each" if inside else "one block"
         block, heap = counted(plan["planned"], "buffer"), " and ".join(others)
-        return [f"Memory: planned for {where}; {block} in one block, {heap} on the heap."]
+        return [f"Memory: planned{inside} for {where}; {block} in {where_they_lie}, {heap} on the heap."]
     why = [rejection.sentence for rejection in report.rejected if rejection.rule == PlanMemory.name]
     return [f"Memory: not planned: {why[0]}."] if why else []
 

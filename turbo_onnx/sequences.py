@@ -25,7 +25,7 @@ from turbo_onnx.allocation_names import Allocation
 from turbo_onnx.errors import PassError, Reject
 from turbo_onnx.memory.formula import Formula, fit_all, monomials
 from turbo_onnx.memory.plan import Buffer, Kind
-from turbo_onnx.plan_sizes import SeenSizes
+from turbo_onnx.plan_sizes import SUM, SeenSizes
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sessions import Level, Session, explain, open_session
 from turbo_onnx.verify import find_layout
@@ -77,6 +77,7 @@ class Subject:
         specs: its inputs.
         seen: the sizes that the node sees.
         outputs: the outputs of each node, by what the runtime calls the node.
+        flag: what flags are in its runs; None where there are none, or they make no difference.
         work: what a run computes.
         budget: what all runs together may compute.
     """
@@ -85,6 +86,7 @@ class Subject:
     specs: Sequence[InputSpec]
     seen: SeenSizes
     outputs: Mapping[str, Sequence[str]]
+    flag: bool | None = None
     work: Work = field(default_factory=Work)
     budget: Budget = field(default_factory=Budget)
 
@@ -228,6 +230,10 @@ class _Runs:
         self._left = iter(recipes if self.effort is _USUAL else self._cheapest_first(recipes))
 
     def _find_reading(self) -> Reading:
+        """The way in which inputs are made that the model runs on, and in which as many sizes as can be differ.
+
+        A branch without a past may refuse a mask that has one, and take any past beside it, which it does not read.
+        """
         specs = self.subject.specs
         if not any(isinstance(dim, str) for spec in specs for dim in spec.shape):
             return next(layouts(specs))
@@ -237,12 +243,14 @@ class _Runs:
         for recipe in RECIPES[:2]:
             self.subject.budget.require(self.subject.work.of_run(make(specs, recipe, *reading, seed=0)))
         layout, multiple = reading
+        if self.subject.flag is not None and not self._runs_on(reading):
+            layout = {name: "length" if role == SUM else role for name, role in layout.items()}
         return self.subject.seen.drawn_apart(layout, lambda other: self._runs_on((other, multiple))), multiple
 
     def _runs_on(self, reading: Reading) -> bool:
         """Whether the model runs on ragged batches that are made so, as far as they are not too much work."""
         for recipe in RECIPES[:2]:
-            feed = make(self.subject.specs, recipe, *reading, seed=0)
+            feed = make(self.subject.specs, replace(recipe, flags=self.subject.flag), *reading, seed=0)
             if not self.subject.budget.spend(self.subject.work.of_run(feed)):
                 return False
             try:
@@ -319,7 +327,7 @@ class _Runs:
         multiple = self.reading[1]
         if multiple > 1:
             recipe = replace(recipe, length=min(_MULTIPLES, (recipe.length + 1) // 2) * multiple)
-        return make(self.subject.specs, recipe, *self.reading, seed=0)
+        return make(self.subject.specs, replace(recipe, flags=self.subject.flag), *self.reading, seed=0)
 
 
 def _most_common(samples: Sequence[Recording]) -> list[Recording]:

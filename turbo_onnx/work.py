@@ -41,15 +41,15 @@ class Work:
     sizes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @staticmethod
-    def of(graph: gs.Graph) -> Work:
-        """The work of a graph with inferred shapes. What has no known shape is not counted."""
+    def of(graph: gs.Graph, branch: gs.Graph | None = None) -> Work:
+        """The work of a graph with inferred shapes, and of a branch in it. What has no known shape is not counted."""
         sizes: dict[str, tuple[str, int]] = {}
         for tensor in graph.inputs:
             for axis, item in enumerate(tensor.shape or ()):
                 if isinstance(item, str):
                     sizes.setdefault(item, (tensor.name, axis))
         total: _Amount = 0
-        for node in graph.nodes:
+        for node in graph.nodes if branch is None else (*graph.nodes, *branch.nodes):
             total = total + _multiply_adds(node)
         return Work(total, sizes)
 

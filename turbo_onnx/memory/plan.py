@@ -54,12 +54,14 @@ class Assumption:
         name: as the model calls it.
         input, axis: as those of a variable.
         parts: the variables, by their index in the plan.
+        branch: the only branch of which it must hold; none where it must hold of all runs.
     """
 
     name: str
     input: int
     axis: int
     parts: tuple[int, ...]
+    branch: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Variant:
         tree: inner nodes (a, b, yes, no) of the decision which order a run takes: whether buffer a is at most as large
             as buffer b. Targets ≥ 0 are inner nodes further down, others are order -(target + 1). Empty: the first.
         exceptions: values of the variables at which runs were seen to do something else; these run on the heap.
+        branch: the branch that runs take, where each branch has a plan of its own.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Variant:
     orders: tuple[tuple[int, ...], ...]
     tree: tuple[tuple[int, int, int, int], ...] = ()
     exceptions: tuple[tuple[int, ...], ...] = ()
+    branch: str = ""
 
     @cached_property
     def planned(self) -> tuple[int, ...]:
@@ -159,7 +163,10 @@ class MemoryPlan:
     @property
     def assumed(self) -> list[str]:
         """What is assumed, such as `total = length + past`."""
-        return [f"{one.name} = {' + '.join(self._called(part) for part in one.parts)}" for one in self.assumptions]
+        return [
+            f"{one.name} = {' + '.join(map(self._called, one.parts))}" + (f" in {one.branch}" if one.branch else "")
+            for one in self.assumptions
+        ]
 
     def _called(self, variable: int) -> str:
         return self.variables[variable].role or self.variables[variable].name
@@ -240,6 +247,7 @@ class MemoryPlan:
                     "orders": [list(order) for order in variant.orders],
                     "tree": [list(node) for node in variant.tree],
                     "exceptions": [list(values) for values in variant.exceptions],
+                    **({"branch": variant.branch} if variant.branch else {}),
                 }
                 for variant in self.variants
             ],
@@ -249,7 +257,8 @@ class MemoryPlan:
 
     @staticmethod
     def _document(one: Assumption) -> dict[str, Any]:
-        return {"name": one.name, "input": one.input, "axis": one.axis, "sum": list(one.parts)}
+        where = {"branch": one.branch} if one.branch else {}
+        return {"name": one.name, "input": one.input, "axis": one.axis, "sum": list(one.parts), **where}
 
 
 def _counted(numbers: Sequence[int]) -> Iterator[int]:
@@ -301,13 +310,20 @@ def _read(document: Mapping[str, Any]) -> MemoryPlan:
                 orders=tuple(tuple(int(buffer) for buffer in order) for order in variant["orders"]),
                 tree=tuple((int(a), int(b), int(yes), int(no)) for a, b, yes, no in variant["tree"]),
                 exceptions=tuple(tuple(int(value) for value in values) for values in variant["exceptions"]),
+                branch=str(variant.get("branch", "")),
             )
             for variant in document["variants"]
         ),
         runtime=str(document["onnxruntime"]),
         alignment=int(document["alignment"]),
         assumptions=tuple(
-            Assumption(str(one["name"]), int(one["input"]), int(one["axis"]), tuple(known[part] for part in one["sum"]))
+            Assumption(
+                str(one["name"]),
+                int(one["input"]),
+                int(one["axis"]),
+                tuple(known[part] for part in one["sum"]),
+                str(one.get("branch", "")),
+            )
             for one in document.get("assumptions", ())
         ),
     )

@@ -82,7 +82,8 @@ def _powers(low: int, high: int, base: int) -> Iterator[int]:
 
 def usual(plan: MemoryPlan) -> list[Sizes]:
     """Shapes to show where none were asked for."""
-    others = {v.role or v.name: OTHER for v in plan.variables if v.role in ("past", "")}
+    follow = {one.name for one in plan.assumptions}  # the others, in some branch
+    others = {v.role or v.name: OTHER for v in plan.variables if v.role in ("past", "") and v.name not in follow}
     roles = {variable.role for variable in plan.variables}
     shapes = []
     for batch, length in _USUAL if {"batch", "length", "tokens"} & roles else _USUAL[:1]:

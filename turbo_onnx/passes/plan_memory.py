@@ -3,31 +3,39 @@
 The node must run before everything that is planned, so all that is planned reads the model's inputs through it. What
 finds out where the real tokens are runs in front of it, and its results pass it too: their number is one of the sizes
 that the plan is made for, and could not be known any earlier.
+
+Where all that a model does is in the branches of one If, each branch begins with a node of its own
+(`planned_branches.py`), and has a plan of its own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from turbo_onnx.branches import Branches
 from turbo_onnx.custom_ops.begin_run import BEGIN_RUN, MOST_OPERANDS, PLAN_ATTRIBUTE, PLAN_DOMAIN
 from turbo_onnx.custom_ops.specification import is_ours
 from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, subgraphs
+from turbo_onnx.memory.branch_plans import together
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, Role, Variable
 from turbo_onnx.model import Model
+from turbo_onnx.opset import graphs_of
 from turbo_onnx.passes.base import Pass, PassReport, Rejection
+from turbo_onnx.passes.planned_branches import Branch, operands, planned_branches
 from turbo_onnx.precision import BFLOAT16, half_type
 
 MOST_EARLY_NODES = 32
 _MATRIX_PRODUCTS = ("MatMul", "Gemm", "Conv", "VarlenAttention", "Attention", "Einsum")
 
-Make = Callable[[Model, Sequence[Variable]], MemoryPlan]
-"""Makes the plan of a model that has the node. Raises Reject where there can be none."""
+Make = Callable[[Model, Sequence[Variable], Branch | None], MemoryPlan]
+"""Makes the plan of a model that has the node, or of one branch. Raises Reject where there can be none."""
 
 
 class PlanMemory(Pass):
@@ -45,35 +53,60 @@ class PlanMemory(Pass):
 
     def run(self, model: Model) -> PassReport:
         report = PassReport(self.name)
-        if self.make is None or find(model.graph) is not None:
+        if self.make is None or any(find(graph) is not None for graph in graphs_of(model.graph)):
             return report
-        order = list(model.graph.nodes)
         try:
-            variables = begin_runs(model)
+            plan = plan_runs(model, self.make)
         except Reject as reason:
             report.rejected.append(Rejection(self.name, "", str(reason)))
             return report
-        try:
-            plan = self.make(model, variables)
-        except Reject as reason:
-            _undo(model, order)
-            report.rejected.append(Rejection(self.name, "", str(reason)))
-            return report
-        except BaseException:
-            _undo(model, order)
-            raise
-        attach(model, plan)
         report.applied = 1
-        first = plan.variants[0]
+        first = list({variant.branch: variant for variant in reversed(plan.variants)}.values())
+        kinds = Counter(buffer.kind for variant in first for buffer in variant.buffers)
         report.facts["memory_plan"] = {
             "sizes": plan.names,
-            **{kind: sum(buffer.kind == kind for buffer in first.buffers) for kind in ("planned", "unknown")},
-            "outputs": sum(buffer.kind == "output" for buffer in first.buffers),
-            "orders": len(first.orders),
+            "planned": kinds["planned"],
+            "unknown": kinds["unknown"],
+            "outputs": kinds["output"],
+            "orders": sum(len(variant.orders) for variant in first),
             "assumed": plan.assumed,
-            "exceptions": [dict(zip(plan.names, values, strict=True)) for values in first.exceptions],
+            "exceptions": [dict(zip(plan.names, values, strict=True)) for one in first for values in one.exceptions],
+            "branches": [variant.branch for variant in reversed(first) if variant.branch],
         }
         return report
+
+
+def plan_runs(model: Model, make: Make) -> MemoryPlan:
+    """Let the model carry a plan, or several, one for each branch; where it can have none, it is as it was.
+
+    Args:
+        model: with inferred shapes.
+        make: makes a plan.
+
+    Returns:
+        The plan; that of all branches together.
+
+    Raises:
+        Reject: there is no plan, and why.
+    """
+    orders = [(graph, list(graph.nodes)) for graph in graphs_of(model.graph)]
+    try:
+        branches = planned_branches(model.graph)
+        begun = _begin_branches(model, branches) if branches else [begin_runs(model)]
+        whose: Sequence[Branch | None] = branches or [None]
+        plans = [make(model, variables, branch) for variables, branch in zip(begun, whose, strict=True)]
+    except BaseException:
+        _undo(model)
+        for graph, order in orders:
+            graph.nodes = order
+        raise
+    for graph, plan in zip([branch.graph for branch in branches] or [model.graph], plans, strict=True):
+        _the_node(graph).attrs[PLAN_ATTRIBUTE] = plan.text()
+    carried = (
+        together({branch.name: plan for branch, plan in zip(branches, plans, strict=True)}) if branches else plans[0]
+    )
+    model.set_metadata({METADATA_KEY: carried.to_json()})
+    return carried
 
 
 def find(graph: gs.Graph) -> gs.Node | None:
@@ -81,18 +114,9 @@ def find(graph: gs.Graph) -> gs.Node | None:
     return next((node for node in graph.nodes if node.domain == PLAN_DOMAIN and node.op == BEGIN_RUN), None)
 
 
-def attach(model: Model, plan: MemoryPlan) -> None:
-    """Write the plan into the node, for the library, and into the metadata, for people."""
-    node = find(model.graph)
-    assert node is not None
-    node.attrs[PLAN_ATTRIBUTE] = plan.text()
-    model.set_metadata({METADATA_KEY: plan.to_json()})
-
-
 def remove(model: Model) -> None:
     """Take the node out again: everything reads the inputs themselves, as before."""
-    node = find(model.graph)
-    assert node is not None
+    node = _the_node(model.graph)
     editor = Editor(model.graph)
     for inside, outside in zip(list(node.outputs), list(node.inputs), strict=True):
         editor.replace(inside, outside)
@@ -101,16 +125,49 @@ def remove(model: Model) -> None:
     model.graph.nodes.remove(node)
 
 
-def _undo(model: Model, order: Sequence[gs.Node]) -> None:
-    remove(model)
-    model.graph.nodes = list(order)
+def _the_node(graph: gs.Graph) -> gs.Node:
+    node = find(graph)
+    assert node is not None
+    return node
 
 
-def begin_runs(model: Model) -> list[Variable]:
+def _undo(model: Model) -> None:
+    if find(model.graph) is not None:
+        remove(model)
+    taken = Branches(model)
+    for node in model.graph.nodes:
+        for branch in subgraphs(node):
+            if find(branch) is not None:
+                with taken.taken_out(branch) as part:
+                    remove(part)
+
+
+def _begin_branches(model: Model, branches: Sequence[Branch]) -> list[list[Variable]]:
+    """Put the node into each branch, with one number of operands, and list the sizes that each sees."""
+    most = operands(branches)
+    place = {tensor.name: number for number, tensor in enumerate(model.graph.inputs)}
+    taken = Branches(model)
+    found: list[list[Variable]] = []
+    for branch in branches:
+        refusal: Reject | None = None
+        with taken.taken_out(branch.graph) as part:
+            part.graph.inputs.sort(key=lambda tensor: place.get(tensor.name, len(place)))
+            try:
+                found.append(begin_runs(part, most))
+            except Reject as reason:
+                refusal = reason
+        if refusal is not None:
+            raise refusal
+    return found
+
+
+def begin_runs(model: Model, least: int = 0) -> list[Variable]:
     """Put the node into the graph, and list the sizes that it sees.
 
     Args:
-        model: with inferred shapes.
+        model: with inferred shapes; or a branch.
+        least: so many operands the node has at least; its last one is repeated. All such nodes of a file share one
+            definition, and so have equally many.
 
     Raises:
         Reject: the order of what a run allocates depends on more than sizes, or the node cannot pass an input.
@@ -123,7 +180,9 @@ def begin_runs(model: Model) -> list[Variable]:
     ids = {id(node) for node in early}
     late = [node for node in graph.nodes if id(node) not in ids]
     editor = Editor(graph)
-    behind = {id(t): editor.variable(f"{t.name}_planned", t.dtype, t.shape) for t in passing}
+    passing += passing[-1:] * (least - len(passing))
+    outputs = [editor.variable(f"{t.name}_planned", t.dtype, t.shape) for t in passing]
+    behind = {id(t): output for t, output in zip(passing, outputs, strict=True)}
     for node in late:
         for index, tensor in enumerate(node.inputs):
             if id(tensor) in behind:
@@ -134,7 +193,7 @@ def begin_runs(model: Model) -> list[Variable]:
         attrs={PLAN_ATTRIBUTE: ""},
         domain=PLAN_DOMAIN,
         hint="begin_run",
-        outputs=list(behind.values()),
+        outputs=outputs,
     )
     begin = graph.nodes.pop()
     graph.nodes = [*early, begin, *late]

@@ -38,10 +38,11 @@ def peak_bytes(
 ) -> int:
     """The bytes of activations that one run needs: the plan's block, and the outputs.
 
-    It holds for runs that keep to the plan, at every level of ONNX Runtime's optimizations that the plan has. It does
-    not count weights, inputs, and buffers whose size no formula gives. `turbo-onnx plan` lists these buffers, the
-    levels, and shapes at which runs were seen that do not keep to the plan. Plans are remembered for files (as long as
-    they do not change) and sessions, so that asking again takes less than a millisecond.
+    It holds for runs that keep to the plan, at every level of ONNX Runtime's optimizations that the plan has, and
+    whichever branch they take. It does not count weights, inputs, and buffers whose size no formula gives. `turbo-onnx
+    plan` lists these buffers, the levels, and shapes at which runs were seen that do not keep to the plan. Plans are
+    remembered for files (as long as they do not change) and sessions, so that asking again takes less than a
+    millisecond.
 
     Args:
         model: an artifact's path, an `onnxruntime.InferenceSession` of one, a `MemoryPlan`, or `Layouts` of it.
@@ -109,6 +110,10 @@ def run_values(layouts: Layouts, sizes: Mapping[str, int | None]) -> tuple[int, 
             tokens = known[roles["tokens"]] = batch * length
         if tokens > batch * length >= 0:
             raise InputError(f"{tokens} tokens are more than batch {batch} times length {length}.")
+    for one in plan.assumptions:  # of some branches; others let it vary
+        parts = [known.get(plan.names[part]) for part in one.parts]
+        if one.name in plan.names and None not in parts:
+            known.setdefault(one.name, sum(part for part in parts if part is not None))
     for index, variable in enumerate(plan.variables):
         if index not in layouts.needed:
             known.setdefault(variable.name, 0)

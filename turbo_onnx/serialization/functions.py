@@ -23,7 +23,7 @@ def attach_functions(proto: onnx.ModelProto) -> None:
 
 
 def _attach_begin_run(proto: onnx.ModelProto) -> None:
-    node = next((node for node in proto.graph.node if begin_run.begins_run(node)), None)
+    node = next(filter(begin_run.begins_run, nodes_of(proto.graph)), None)
     if node is None:
         return
     kept = [function for function in proto.functions if function.domain != begin_run.PLAN_DOMAIN]
