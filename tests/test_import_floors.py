@@ -24,6 +24,7 @@ FLOORS = (
             "options",
             "padding_mask",
             "verify_inputs",
+            "made_runs",
             "counted",
             "tolerances",
             "verify",

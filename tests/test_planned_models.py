@@ -25,12 +25,12 @@ from tests.optimized import optimized
 from tests.recorded_models import needs_recorder
 from tests.small_models import encoder
 from turbo_onnx.errors import InputError
+from turbo_onnx.made_runs import find_layout
 from turbo_onnx.memory.plan import METADATA_KEY, MemoryPlan, from_json
 from turbo_onnx.memory.run_layout import Layouts
 from turbo_onnx.model import Model
 from turbo_onnx.runtime.arena import arena_stats
 from turbo_onnx.sessions import Session
-from turbo_onnx.verify import find_layout
 from turbo_onnx.verify_inputs import Feed, InputSpec, Pattern, Recipe, describe, make
 
 pytestmark = needs_recorder

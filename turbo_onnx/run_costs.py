@@ -16,10 +16,10 @@ from rich.text import Text
 
 from turbo_onnx.emulation import fed
 from turbo_onnx.errors import InputError
+from turbo_onnx.made_runs import find_layout
 from turbo_onnx.runtime.cost import TERMS, CostModel, fit
 from turbo_onnx.serialization.reading import read
 from turbo_onnx.sessions import explain, library_available, open_session
-from turbo_onnx.verify import find_layout
 from turbo_onnx.verify_inputs import Feed, InputSpec, Recipe, describe, make, with_binary_inputs
 
 BATCHES = (

@@ -23,13 +23,13 @@ import numpy as np
 from turbo_onnx import allocation_names
 from turbo_onnx.allocation_names import Allocation
 from turbo_onnx.errors import PassError, Reject
+from turbo_onnx.made_runs import Reading, find_layout
 from turbo_onnx.memory.formula import Formula, fit_all, monomials
 from turbo_onnx.memory.plan import Buffer, Kind
 from turbo_onnx.plan_sizes import SUM, SeenSizes
 from turbo_onnx.recording import Recording, record
 from turbo_onnx.sessions import Level, Session, explain, open_session
-from turbo_onnx.verify import find_layout
-from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, Layout, Pattern, Recipe, layouts, make
+from turbo_onnx.verify_inputs import RECIPES, Feed, InputSpec, Pattern, Recipe, layouts, make
 from turbo_onnx.work import Budget, Work
 
 _MUCH_WORK = 10**10
@@ -45,10 +45,6 @@ _EDGES = (
     Recipe("longer", 2, 41, "mixed"),
     Recipe("wider", 13, 5, "mixed", past=1),
 )
-
-
-Reading = tuple[Layout, int]
-"""What the dynamic dimensions are, and what lengths are a multiple of."""
 
 
 @dataclass(frozen=True)

@@ -25,22 +25,12 @@ import numpy as np
 from turbo_onnx import nvidia
 from turbo_onnx.counted import Counted
 from turbo_onnx.errors import InputError, VerificationError
+from turbo_onnx.made_runs import MadeRuns, run
 from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import Level, Session, explain, library_available, open_on_gpu, open_session
 from turbo_onnx.tolerances import COARSE_TOLERANCES, TOLERANCES, Tolerance, deviation, difference_of
-from turbo_onnx.verify_inputs import (
-    ONE_SEQUENCE,
-    RECIPES,
-    RECIPES_OF_DECODERS,
-    Feed,
-    InputSpec,
-    Layout,
-    Recipe,
-    layouts,
-    make,
-    with_flags,
-)
+from turbo_onnx.verify_inputs import RECIPES, RECIPES_OF_DECODERS, Feed, InputSpec, with_flags
 
 Array = np.ndarray[Any, Any]
 _VISIBLE = 1e-3  # the noise from which on outputs are not called equal
@@ -248,7 +238,7 @@ def run_cases(
     for name, feed in own_cases.items():
         case = Case(name, feed)
         try:
-            case.expected = _run(session, feed)
+            case.expected = run(session, feed)
         except Exception as error:
             raise InputError(f"{name}: the original model cannot run on these inputs: {explain(error)}.") from None
         cases.append(case)
@@ -260,7 +250,8 @@ def run_cases(
 
 
 def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped: list[str]) -> list[Case]:
-    found, refusal = find_layout(session, specs, seed)
+    runs = MadeRuns(session, specs, seed)
+    found, refusal = runs.find_layout()
     if found is None:
         skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
@@ -268,52 +259,10 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped
     recipes = (*RECIPES, *(RECIPES_OF_DECODERS if "past" in found[0].values() else ()))
     for recipe in (variant for one in recipes for variant in with_flags(one, specs)):
         try:
-            cases.append(Case(recipe.name, *_run_made(session, specs, recipe, found, seed)))
+            cases.append(Case(recipe.name, *runs.run(recipe, found)))
         except Exception as error:
             skipped.append(f"{recipe.name}: the original model does not run on it: {explain(error)}")
     return cases
-
-
-def find_layout(session: Session, specs: Sequence[InputSpec], seed: int) -> tuple[tuple[Layout, int] | None, str]:
-    """What the dynamic dimensions are, and what the runtime said where nothing runs.
-
-    It is the first reading with which two ragged batches run, else the first with which anything does.
-    """
-    second_best: tuple[Layout, int] | None = None
-    refusal = ""
-    for reading in layouts(specs):
-        ran = 0
-        for recipe in RECIPES[:2] if second_best is not None else (*RECIPES[:2], ONE_SEQUENCE):
-            try:
-                for variant in with_flags(recipe, specs):
-                    _run_made(session, specs, variant, reading, seed)
-            except Exception as error:
-                refusal = refusal or explain(error)
-            else:
-                ran += recipe is not ONE_SEQUENCE
-                second_best = second_best or reading
-        if ran == 2:
-            return reading, ""
-    return second_best, refusal
-
-
-def _run_made(
-    session: Session, specs: Sequence[InputSpec], recipe: Recipe, reading: tuple[Layout, int], seed: int
-) -> tuple[Feed, dict[str, Array]]:
-    """The inputs made for a case, and the outputs; without a past where flags refuse one. Raises what the run does."""
-    feed = make(specs, recipe, *reading, seed)
-    try:
-        return feed, _run(session, feed)
-    except Exception:
-        if recipe.flags is None or not recipe.past:
-            raise
-    feed = make(specs, replace(recipe, past=0), *reading, seed)
-    return feed, _run(session, feed)
-
-
-def _run(session: Session, feed: Feed) -> dict[str, Array]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
 
 
 def _compare_case(
@@ -326,7 +275,7 @@ def _compare_case(
     result: Verification,
 ) -> None:
     try:
-        actual = _run(session, case.feed)
+        actual = run(session, case.feed)
     except Exception as error:
         result.failures.append(f"{label}{case.name}: the optimized model fails: {explain(error)}")
         return
