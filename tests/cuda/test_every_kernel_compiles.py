@@ -16,7 +16,7 @@ import subprocess
 import pytest
 
 from tests import shared
-from tests.cuda.uses import ELEMENTS, attention_to_a_cache, todays_attentions, uses
+from tests.cuda.uses import ELEMENTS, attentions_to_caches, todays_attentions, uses
 from turbo_onnx.custom_ops.cuda import toolchain
 from turbo_onnx.custom_ops.cuda.archive import Rule
 from turbo_onnx.custom_ops.cuda.compiler import Compiled, compile_kernels, try_kernels
@@ -53,7 +53,7 @@ def compiled(element: str) -> list[Compiled]:
 
 
 def compiled_here(element: str) -> list[Compiled]:
-    chosen = [*uses(element), *todays_attentions(element), attention_to_a_cache(element)]
+    chosen = [*uses(element), *todays_attentions(element), *attentions_to_caches(element)]
     if not EVERY_SIZE:
         few = uses(element, WIDTHS, HEADS)
         chosen = [use for use in few if use.attributes.get("causal") != LEFT_OUT.get(element, -1)]
@@ -88,9 +88,9 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(element
     assert {code.capability for entry in compiled(element) for code in entry.codes} == set(DEFAULT)
 
 
-@pytest.mark.parametrize("use", [next(iter(todays_attentions("float16"))), attention_to_a_cache("float16")])
+@pytest.mark.parametrize("use", [next(iter(todays_attentions("float16"))), *attentions_to_caches("float16")])
 def test_attention_of_todays_models_keeps_all_in_registers(use):
-    """Within a window, and to a cache: what is most about them, where the kernel has one loop for all keys."""
+    """Within a window, and to a cache, capped or not: what is most about them, where one loop goes over all keys."""
     variant = variants_of(use, 90)[-1]
     (kernel,) = try_kernels([variant], 90)
     assert isinstance(kernel, Compiled), kernel

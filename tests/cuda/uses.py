@@ -67,12 +67,14 @@ def _gates(element: str, width: int) -> Iterator[Use]:
 
 
 def todays_attentions(element: str) -> Iterator[Use]:
-    """Attention of joined packed rows as ModernBERT, Llama, Mistral and Gemma have it."""
+    """Attention of joined packed rows as ModernBERT, Llama, Mistral, Gemma 3 and Gemma 2 have it."""
     for heads, shared, size, facts in (
         (12, 12, 64, {"window_before": 64, "window_after": 64}),
         (32, 8, 128, {"causal": 1}),
         (32, 8, 128, {"causal": 1, "window_before": 4095}),
         (4, 1, 256, {"causal": 1, "window_before": 511}),
+        (8, 4, 256, {"causal": 1, "softcap": 50.0}),
+        (8, 4, 256, {"causal": 1, "window_before": 4095, "softcap": 50.0}),
     ):
         shapes: dict[str, tuple[int | str, ...]] = {"query": ("T", (heads + 2 * shared) * size), "cu_seqlens": ("C",)}
         shapes |= {"positions": ("T",), "output": ("T", heads * size)}
@@ -80,13 +82,14 @@ def todays_attentions(element: str) -> Iterator[Use]:
         yield use("VarlenAttention", element, shapes, **facts)
 
 
-def attention_to_a_cache(element: str) -> Use:
-    """Attention as Llama decodes: keys and values by head, shared, with a mask."""
-    cache: tuple[int | str, ...] = ("B", 8, "L", 128)
-    row: tuple[int | str, ...] = ("B", "S", 32 * 128)
-    shapes = {"query": row, "key": cache, "value": cache, "output": row, "attention_bias": ("B", 1, "S", "L")}
-    facts = {"num_heads": 32, "kv_num_heads": 8, "scale": 128**-0.5, "keys_by_head": 1}
-    return use("VarlenAttention", element, shapes, **facts)
+def attentions_to_caches(element: str) -> Iterator[Use]:
+    """Attention as Llama and Gemma 2 decode: keys and values by head, shared, with a mask."""
+    for heads, shared, size, softcap in ((32, 8, 128, 0.0), (8, 4, 256, 50.0)):
+        cache: tuple[int | str, ...] = ("B", shared, "L", size)
+        row: tuple[int | str, ...] = ("B", "S", heads * size)
+        shapes = {"query": row, "key": cache, "value": cache, "output": row, "attention_bias": ("B", 1, "S", "L")}
+        facts = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, "keys_by_head": 1}
+        yield use("VarlenAttention", element, shapes, **facts, softcap=softcap)
 
 
 def _normalizations(element: str, width: int) -> Iterator[Use]:

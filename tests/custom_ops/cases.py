@@ -25,6 +25,7 @@ ROW_TYPES = ("float32", "float16", "float64", "int64", "int32", "bool")
 HEADS = st.sampled_from([(1, 1), (2, 2), (3, 3), (2, 1), (4, 2), (6, 2)])  # of queries, and of keys and values
 BOUNDS = st.sampled_from([-1, 0, 1, 2, 5, 8, 2**62])
 WINDOWS = st.fixed_dictionaries({"causal": st.integers(0, 1), "window_before": BOUNDS, "window_after": BOUNDS})
+SOFTCAPS = st.fixed_dictionaries({"softcap": st.sampled_from([0.0, 0.0, 0.5, 50.0])})
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -142,7 +143,7 @@ def dense_attention(draw: Draw) -> Case:
     width, value_width = shared * size, shared * draw(st.sampled_from([size, 5]))
     rows = [normal(random, batch, queries, heads * size), normal(random, batch, keys, width)]
     inputs = [*rows, normal(random, batch, keys, value_width), None, None, bias]
-    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS)}
+    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS), **draw(SOFTCAPS)}
     if draw(st.booleans()):
         inputs[1:4] = [
             *(by_head(part, shared) for part in inputs[1:3]),
@@ -165,7 +166,7 @@ def packed_attention(draw: Draw) -> Case:
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     width = (heads + 2 * shared) * size
     bias = maybe(draw, normal(random, width))
-    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS)}
+    attributes = {"num_heads": heads, "kv_num_heads": shared, "scale": size**-0.5, **draw(WINDOWS), **draw(SOFTCAPS)}
     packed = normal(random, int(starts[-1]), width)
     parts: list[Array | None] = [packed, None, None]
     if draw(st.booleans()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from tests.custom_ops.attention_cases import normal, packed
 from tests.custom_ops.single_node import Array, Case, by_kernel, model
@@ -63,14 +64,17 @@ def test_refuses_inputs_that_do_not_fit(inputs: list[Array | None], sentence: st
         ({"num_heads": 0}, "num_heads is 0, but must be positive"),
         ({"num_heads": 2, "window_before": -2}, "window_before is -2, but must be -1 or more"),
         ({"num_heads": 2, "window_after": -5}, "window_after is -5, but must be -1 or more"),
+        ({"softcap": -2.0}, "softcap is -2, but must be 0 or a positive number"),
+        ({"softcap": np.inf}, "but must be 0 or a positive number"),
+        ({"softcap": np.nan}, "but must be 0 or a positive number"),
     ],
 )
-def test_refuses_attributes_that_mean_nothing(attributes: dict[str, int], sentence: str) -> None:
+def test_refuses_attributes_that_mean_nothing(attributes: dict[str, float], sentence: str) -> None:
     proto = model(packed([3], 8))
     del proto.functions[:]
     for name, value in attributes.items():
         (stored,) = (a for a in proto.graph.node[0].attribute if a.name == name)
-        stored.i = value
+        stored.CopyFrom(helper.make_attribute(name, value))
     with pytest.raises(Exception, match="VarlenAttention") as error:
         runtime.InferenceSession(proto.SerializeToString())
     assert sentence in str(error.value)

@@ -137,6 +137,18 @@ def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
     np.testing.assert_array_equal(by_kernel(case)[0][0, 0], case.inputs[2][0, 0, 1299])
 
 
+@pytest.mark.parametrize(("softcap", "scale"), [(0.5, 3.0), (50.0, 0.25)])
+@pytest.mark.parametrize("queries", [1, 3, 9])
+@pytest.mark.parametrize("keys", [9, 1300])
+def test_a_soft_cap_bounds_the_scores_of_few_queries(keys: int, queries: int, softcap: float, scale: float) -> None:
+    bias = np.where(
+        np.random.default_rng(1).random((2, 1, queries, keys)) < 0.3, np.finfo(np.float32).min, np.float32(0)
+    )
+    case = cached(2, keys, queries, (4, 2), attention_bias=bias.astype(np.float32), softcap=softcap, scale=scale)
+    check(case)
+    check(cached(2, keys, queries, (4, 2), bias=True, causal=1, softcap=softcap, scale=scale))
+
+
 @pytest.mark.parametrize("heads", GROUPS)
 def test_results_do_not_depend_on_the_number_of_threads(heads: tuple[int, int]) -> None:
     case = cached(3, 1300, heads=heads, size=32)

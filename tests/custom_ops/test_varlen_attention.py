@@ -227,6 +227,18 @@ def test_a_negative_scale() -> None:
     check(packed([40], 16, scale=-0.7))
 
 
+@pytest.mark.parametrize(("softcap", "scale"), [(0.5, 3.0), (5.0, 1.0), (50.0, 0.25), (1000.0, 0.25)])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_scores_below_and_above_a_soft_cap(softcap: float, scale: float, causal: int) -> None:
+    check(packed([0, 1, 5, 17, 64, 300, 700], 16, heads=1, causal=causal, softcap=softcap, scale=scale))
+
+
+def test_a_soft_cap_bounds_scores_before_a_bias_hides_keys() -> None:
+    bias = np.where(np.random.default_rng(1).random((2, 1, 9, 70)) < 0.5, np.finfo(np.float32).min, np.float32(3))
+    check(dense(2, 9, 70, bias=bias.astype(np.float32), softcap=0.5, window_before=30))
+    check(dense(2, 9, 70, bias=np.full((2, 1, 9, 70), -np.inf, np.float32), softcap=0.5, guard=1))
+
+
 @pytest.mark.parametrize("length", [30, 700])
 def test_nan_stays_in_its_sequence(length: int) -> None:
     case = packed([length, 12], 16)
@@ -285,6 +297,13 @@ def test_one_model_may_use_several_forms() -> None:
     ours = runtime.InferenceSession(model.SerializeToString())
     for session in (stock, ours):
         assert_equal(session.run(None, feeds), [case.expected()[0] for case in expected], 2 * TOLERANCE)
+
+
+def test_nodes_that_differ_in_their_soft_caps_alone_share_a_body_unless_one_has_none() -> None:
+    spec = next(spec for spec in SPECS if spec.name == "VarlenAttention")
+    forms = [functions.form(spec, ["q"], ["y"], {"num_heads": 2, "scale": 1.0, **more}) for more in
+             ({}, {"softcap": 0.0}, {"softcap": 30.0}, {"softcap": 50.0})]  # fmt: skip
+    assert forms[0] == forms[1] != forms[2] == forms[3]
 
 
 def test_a_node_that_was_written_without_heads_that_share_keys_and_windows_means_what_it_did() -> None:

@@ -362,6 +362,14 @@ def test_the_mask_is_handed_on_untouched() -> None:
     assert list(node.inputs[5].shape) == ["B", 1, 1, "S"]
 
 
+def test_a_soft_cap_is_handed_on() -> None:
+    scores = "a = MatMul(q, kt) d = Div(a, two) t = Tanh(d) s = Mul(t, two) p = Softmax<axis = -1>(s) o = MatMul(p, v)"
+    before, after = layer(scores), layer(scores)
+    node, _ = fused(after)
+    assert node.attrs["softcap"] == 2.0
+    check_equivalent(before, after)
+
+
 def refused(text: str) -> str:
     model = cleaned(parse(graph(text)))
     RaiseAttention().run(model)

@@ -48,8 +48,11 @@ def raised(attrs: dict[str, object], opset: int, *, heads: int = 2, groups: int 
     return model
 
 
-def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool) -> np.ndarray:
+def reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool, softcap: float = np.inf
+) -> np.ndarray:
     scores = (q @ k.swapaxes(-1, -2)).astype(np.float64) * scale
+    scores = scores if softcap == np.inf else softcap * np.tanh(scores / softcap)
     if causal:
         rows, columns = scores.shape[-2:]
         later = np.arange(columns) > np.arange(rows)[:, None] + columns - rows
@@ -65,6 +68,15 @@ def test_scale_and_causality_are_written_out(opset: int, causal: bool) -> None:
     apply(LowerAttention(), model)
     q, k, v = normal(2, 2, 3, 4), normal(2, 2, 5, 4, seed=1), normal(2, 2, 5, 3, seed=2)
     equivalent([reference(q, k, v, 0.5, causal)], model, {"q": q, "k": k, "v": v})
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_soft_cap_is_written_out_before_what_hides_keys(causal: bool) -> None:
+    model = raised({"scale": 2.0, "guard": 0, "causal": int(causal), "softcap": 1.5}, 17)
+    apply(LowerAttention(), model)
+    assert count(model)["Tanh"] == 1
+    q, k, v = normal(2, 2, 3, 4), normal(2, 2, 5, 4, seed=1), normal(2, 2, 5, 3, seed=2)
+    equivalent([reference(q, k, v, 2.0, causal, 1.5)], model, {"q": q, "k": k, "v": v})
 
 
 @pytest.mark.parametrize("opset", [11, 17])

@@ -40,6 +40,18 @@ SPELLINGS = {
     "bias scaled with the scores": f"a = MatMul(q, kt) c = Add(position, a) s = Mul(c, half) {TAIL}",
     "bias, then scores replaced": f"a = MatMul(q, kt) c = Add(a, position) s = Where(keep, c, lowest) {TAIL}",
     "scores replaced, then bias": f"a = MatMul(q, kt) c = Where(keep, a, lowest) s = Add(c, position) {TAIL}",
+    "scores bounded": f"a = MatMul(q, kt) s = Tanh(a) {TAIL}",
+    "scores bounded by a number": f"a = MatMul(q, kt) d = Div(a, two) t = Tanh(d) s = Mul(t, two) {TAIL}",
+    "scores scaled, bounded and masked": (
+        "a = MatMul(q, kt) h = Mul(a, half) d = Div(h, two) t = Tanh(d) c = Mul(two, t) "
+        f"b = Where(keep, zero, lowest) s = Add(c, b) {GUARD}"
+    ),
+    "scores bounded and replaced": (
+        f"qs = Mul(q, half) a = MatMul(qs, kt) t = Tanh(a) c = Div(t, half) s = Where(keep, c, lowest) {TAIL}"
+    ),
+    "scores bounded, biased and scaled": (
+        f"a = MatMul(q, kt) t = Tanh(a) c = Mul(t, two) d = Add(position, c) s = Mul(d, half) {TAIL}"
+    ),
     "dropout at rest": "a = MatMul(q, kt) sm = Softmax<axis = 3>(a) p = Dropout(sm) o = MatMul(p, v)",
     "a copy in between": f"a = MatMul(q, kt) s = Identity(a) {TAIL}",
 }
@@ -74,6 +86,21 @@ def test_operands_and_attributes_are_those_of_the_contract() -> None:
 
 def test_scales_on_both_operands_are_multiplied() -> None:
     assert attention(layer(SPELLINGS["both scaled by a root"]))["scale"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "softcap"),
+    [
+        ("scores bounded", 1.0, 1.0),
+        ("scores bounded by a number", 1.0, 2.0),
+        ("scores scaled, bounded and masked", 0.5, 2.0),
+        ("scores bounded and replaced", 1.0, 2.0),
+        ("scores bounded, biased and scaled", 1.0, 1.0),
+    ],
+)
+def test_a_tangent_and_the_factors_around_it_are_a_soft_cap(name: str, scale: float, softcap: float) -> None:
+    found = attention(position_layer(SPELLINGS[name]))
+    assert (found["scale"], found["softcap"]) == (scale, softcap)
 
 
 def test_two_layers_share_the_bias_made_of_their_mask() -> None:
@@ -244,7 +271,30 @@ REFUSALS = {
         f"a = MatMul(q, kt) s = Mul(a, position) {TAIL}",
         "its scores go through Mul",
     ),
-    "scores capped": (f"a = MatMul(q, kt) s = Tanh(a) {TAIL}", "its scores go through Tanh"),
+    "scores bounded behind a mask": (
+        f"a = MatMul(q, kt) r = Where(keep, a, lowest) s = Tanh(r) {TAIL}",
+        "its scores go through a Tanh behind a mask or a bias",
+    ),
+    "scores bounded behind a bias": (
+        f"a = MatMul(q, kt) r = Add(a, position) t = Tanh(r) s = Mul(t, two) {TAIL}",
+        "its scores go through a Tanh behind a mask or a bias",
+    ),
+    "scores bounded twice": (
+        f"a = MatMul(q, kt) t = Tanh(a) r = Mul(t, two) s = Tanh(r) {TAIL}",
+        "its scores go through a Tanh behind another",
+    ),
+    "scores turned around behind a bound": (
+        f"a = MatMul(q, kt) t = Tanh(a) s = Mul(t, tenthousand) {TAIL}",
+        "its scores are bounded by -10000.0, not by a number from 0.001 to 1000000.0",
+    ),
+    "scores bounded by the rows of a bias": (
+        f"a = MatMul(q, kt) t = Tanh(a) s = Mul(t, position) {TAIL}",
+        "its scores go through Mul",
+    ),
+    "scores clipped": (
+        f"low = Constant<value_float = -2.0>() a = MatMul(q, kt) s = Clip(a, low, two) {TAIL}",
+        "its scores go through Clip",
+    ),
     "replaced by a number that is not far away": (
         f"a = MatMul(q, kt) s = Where(keep, a, tenthousand) {TAIL}",
         "masked float32 scores are replaced by -10000.0",

@@ -2,7 +2,8 @@
 
 A function body cannot ask whether an optional input is there, nor compare a string attribute (before opset 19), so a
 body is made for one *form* of the operator: which operands the node has, and the values of its integer and string
-attributes. Float attributes stay references. A model may use one operator in several forms. ONNX has overloads for
+attributes. Float attributes stay references; where 0 is the default, it stands for something left out, and a body may
+depend on whether it is 0. A model may use one operator in several forms. ONNX has overloads for
 that, but ONNX Runtime 1.20 does not look at them (it runs the wrong body), and neither does onnx's reference evaluator.
 So the second form of an operator in a model goes by a second name, `VarlenAttention_2`, and so on. The library
 registers every operator under as many names as its specification has `forms`, with one kernel; what goes by a later one
@@ -30,7 +31,7 @@ from turbo_onnx.custom_ops.specification import (
 
 FUNCTIONS_IR_VERSION = 8  # the first that has model-local functions
 
-Form = tuple[frozenset[str], tuple[tuple[str, Any], ...]]  # operands present, integer and string attributes by name
+Form = tuple[frozenset[str], tuple[tuple[str, Any], ...]]  # operands present, what bodies depend on of attributes
 
 
 def alias(name: str, number: int) -> str:
@@ -89,6 +90,7 @@ def form(spec: OperatorSpec, inputs: Sequence[str], outputs: Sequence[str], attr
     operands = (*zip(spec.inputs, inputs, strict=False), *zip(spec.outputs, outputs, strict=False))
     present = frozenset(operand.name for operand, tensor in operands if tensor)
     baked = {name: value for name, value in spec.complete(attributes).items() if not isinstance(value, float)}
+    baked |= {a.name: bool(attributes.get(a.name, 0)) for a in spec.attributes if a.is_optional_number}
     return present, tuple(sorted(baked.items()))
 
 

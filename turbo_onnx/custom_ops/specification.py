@@ -74,6 +74,11 @@ class Attribute:
             raise TypeError(f"attribute {self.name} has neither a default nor a type")
         return type(self.default)
 
+    @property
+    def is_optional_number(self) -> bool:
+        """Whether it is a float that says of what is left out by default, which 0 stands for, how much there is."""
+        return self.value_type is float and self.default == 0
+
 
 @dataclass(frozen=True)
 class OperatorSpec:

@@ -1,5 +1,7 @@
-"""Fold everything that is done to attention scores before the Softmax into a scale and one additive bias.
+"""Fold everything that is done to attention scores before the Softmax into a scale, a soft cap and one additive bias.
 
+- a hyperbolic tangent, and the factors in front of it and behind it, bound the scores: b * tanh(a * s) is
+  c * tanh(scale * s / c) with the soft cap c = b and the scale a * b. Nothing may be added to the scores before;
 - a factor multiplies the scale (and the bias that was added before it);
 - something added becomes the bias, or is added to the one there is, in one explicit Add for all layers that share it;
 - scores replaced where a mask says so become a bias of -inf there, or of the lowest number where the replacement is
@@ -12,16 +14,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from turbo_onnx.errors import Reject
 from turbo_onnx.graph import Editor, Shape, Tensor
-from turbo_onnx.passes.attention_scores import Added, Regrouped, Replaced, Scaled, Scores
+from turbo_onnx.passes.attention_scores import Added, Regrouped, Replaced, Scaled, Scores, Squashed, Step
 from turbo_onnx.passes.regroup_heads import with_heads
 from turbo_onnx.passes.reshaping import unsqueezed
 
 HIGHEST_REPLACEMENT = -1e9
+SOFTCAPS = (1e-3, 1e6)  # beyond, scores are all the same or not bounded at all: no model does that
 BiasStep = tuple[Added | Replaced | Scaled, int]  # with the rank of the scores at that point
 
 
@@ -97,54 +101,98 @@ class BiasBuilder:
         self._kept += operands
 
 
-def folded(scores: Scores) -> tuple[float, list[BiasStep]]:
-    """The scale, and the steps on the bias, each with the rank of the scores that it is made for.
+@dataclass(frozen=True)
+class Folded:
+    """What is done to scores.
+
+    Attributes:
+        scale: their factor.
+        softcap: c where scaled scores s become c * tanh(s / c), else 0.
+        plan: the steps on the bias, each with the rank of the scores that it is made for.
+    """
+
+    scale: float
+    softcap: float
+    plan: list[BiasStep]
+
+
+def folded(scores: Scores) -> Folded:
+    """What is done to scores between the product and the Softmax.
 
     Raises:
-        Reject: a mask or a bias is not known to fit the scores, or replaces them by a number that is not safe.
+        Reject: a mask or a bias is not known to fit the scores, or replaces them by a number that is not safe; or the
+            scores are bounded behind it, or by a number that is none for it.
     """
-    query, key = scores.product.query, scores.product.key
-    scale = query.factor * key.factor
-    shape: list[int | str] = [*query.shape[:-1], key.shape[-2]]
-    plan: list[BiasStep] = []
-    finite: float | None = None  # what replaces masked scores so far
+    folding = _Folding(scores)
     for step, after in scores.steps:
+        folding.add(step, after)
+    softcap = folding.softcap
+    if softcap and not SOFTCAPS[0] <= softcap <= SOFTCAPS[1]:
+        raise Reject("its scores are bounded by {}, not by a number from {} to {}", softcap, *SOFTCAPS)
+    return Folded(folding.scale, softcap, folding.plan)
+
+
+class _Folding:
+    """What is done to scores up to one of the steps."""
+
+    def __init__(self, scores: Scores) -> None:
+        query, key = scores.product.query, scores.product.key
+        self.scale = query.factor * key.factor
+        self.softcap = 0.0
+        self.plan: list[BiasStep] = []
+        self._dtype = np.dtype(scores.product.node.outputs[0].dtype)
+        self._shape: list[int | str] = [*query.shape[:-1], key.shape[-2]]
+        self._finite: float | None = None  # what replaces masked scores so far
+
+    def add(self, step: Step, after: Tensor) -> None:
+        """Take a step into account, which makes the tensor `after`."""
         if isinstance(step, Regrouped):
-            shape = list(after.shape)
-            continue
+            self._shape = list(after.shape)
+            return
         if isinstance(step, Scaled):
-            scale *= step.factor
-            if any(isinstance(earlier, Replaced) for earlier, _ in plan):
-                raise Reject("its scores are multiplied by {} after masking", step.factor)
-            if plan:
-                plan.append((step, len(shape)))
+            self._scaled(step)
+        elif isinstance(step, Squashed):
+            if self.plan or self.softcap:
+                raise Reject(
+                    "its scores go through a Tanh behind {}", "another" if self.softcap else "a mask or a bias"
+                )
+            self.softcap = 1.0
         elif isinstance(step, Added):
-            _check_fits(step.bias, shape, "bias")
-            if finite is not None and not _is_lowest(finite):
-                raise Reject("{} is added to masked scores, which were replaced by {}", step.bias.name, finite)
-            plan.append((step, len(shape)))
+            _check_fits(step.bias, self._shape, "bias")
+            if self._finite is not None and not _is_lowest(self._finite):
+                raise Reject("{} is added to masked scores, which were replaced by {}", step.bias.name, self._finite)
+            self.plan.append((step, len(self._shape)))
         elif isinstance(step, Replaced):
-            _check_fits(step.mask, shape, "mask")
-            value = _replacement(step, scores)
-            if np.isfinite(value):
-                if plan and not _is_lowest(step.value):
-                    raise Reject("scores with a bias or a mask are replaced by {}, which may be near them", step.value)
-                finite = step.value
-            plan.append((Replaced(step.mask, value, step.keeps), len(shape)))
-        if after.shape is None or list(after.shape) != shape:
-            raise Reject("its scores {} are broadcast to {} {}", shape, after.name, after.shape)
-    return scale, plan
+            self._replaced(step)
+        if after.shape is None or list(after.shape) != self._shape:
+            raise Reject("its scores {} are broadcast to {} {}", self._shape, after.name, after.shape)
+
+    def _scaled(self, step: Scaled) -> None:
+        self.scale *= step.factor
+        self.softcap *= step.factor
+        if any(isinstance(earlier, Replaced) for earlier, _ in self.plan):
+            raise Reject("its scores are multiplied by {} after masking", step.factor)
+        if self.plan:
+            self.plan.append((step, len(self._shape)))
+
+    def _replaced(self, step: Replaced) -> None:
+        _check_fits(step.mask, self._shape, "mask")
+        value = _replacement(step, self._dtype)
+        if np.isfinite(value):
+            if self.plan and not _is_lowest(step.value):
+                raise Reject("scores with a bias or a mask are replaced by {}, which may be near them", step.value)
+            self._finite = step.value
+        self.plan.append((Replaced(step.mask, value, step.keeps), len(self._shape)))
 
 
 def _is_lowest(value: float) -> bool:
     return bool(np.float32(value) == np.finfo(np.float32).min)
 
 
-def _replacement(step: Replaced, scores: Scores) -> float:
+def _replacement(step: Replaced, dtype: np.dtype) -> float:
     """The bias that does to scores what replacing them by the step's value does."""
     if step.value == -np.inf:
         return step.value
-    dtype = np.dtype(scores.product.node.outputs[0].dtype)
     if not step.value <= HIGHEST_REPLACEMENT or dtype != np.float32:
         raise Reject("masked {} scores are replaced by {}, which visible scores may be near", dtype, step.value)
     return float(np.finfo(dtype).min)

@@ -18,7 +18,7 @@ from turbo_onnx.passes.attention_products import OutputProduct, ScoresProduct, o
 from turbo_onnx.passes.views import scaled_input
 
 _DEPTH = 12  # nodes between the product and the Softmax
-_OPAQUE = ("Mul", "Div", "Where", "Reshape", "Cast", "Tanh", "Clip", "Pad", "Slice", "Pow", "Max", "Min", "Transpose")
+_OPAQUE = ("Mul", "Div", "Where", "Reshape", "Cast", "Clip", "Pad", "Slice", "Pow", "Max", "Min", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Scaled:
     """The scores times `factor`."""
 
     factor: float
+
+
+@dataclass(frozen=True)
+class Squashed:
+    """The hyperbolic tangent of the scores."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Obstacle:
     node: gs.Node
 
 
-Step = Scaled | Added | Replaced | Regrouped | Obstacle
+Step = Scaled | Squashed | Added | Replaced | Regrouped | Obstacle
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,9 @@ def _peeled(node: gs.Node, output: Tensor, through_obstacles: bool) -> Iterator[
     scaled, factor = scaled_input(node)
     if scaled is not None:
         yield scaled, Scaled(factor)
+        return
+    if is_op(node, "Tanh"):
+        yield node.inputs[0], Squashed()
         return
     if is_op(node, "Add"):
         for index in (0, 1):

@@ -125,6 +125,8 @@ def _fuse(edit: Editor, node: gs.Node, opset: int) -> None:
         "causal": int(node.attrs.get("causal", 0)),
         "guard": int(node.attrs.get("guard", 0)),
     }
+    if node.attrs.get("softcap", 0.0):
+        attrs["softcap"] = float(node.attrs["softcap"])
     if groups != heads:
         attrs["kv_num_heads"] = groups
     if projections.keys_by_head:

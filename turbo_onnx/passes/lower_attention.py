@@ -23,7 +23,7 @@ class LowerAttention(Lowering):
 
 
 def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
-    """softmax(scale · Q Kᵀ + bias) V."""
+    """softmax(scale · Q Kᵀ + bias) V, the scores capped in between if they are to be."""
     query, key, value = node.inputs[0], *(_for_all_heads(edit, node, index, opset) for index in (1, 2))
     bias = input_or_none(node, 3)
     dtype = np.dtype(query.dtype or np.float32)
@@ -33,6 +33,11 @@ def _lowered(edit: Editor, node: gs.Node, opset: int) -> Tensor:
         number = edit.constant(np.array(scale, dtype), "attention_scale")
         query = edit.node("Mul", [query, number], dtype=dtype, shape=query.shape)
     scores = edit.node("MatMul", [query, transposed(edit, key, (0, 1, 3, 2))], dtype=dtype, shape=rows)
+    softcap = float(node.attrs.get("softcap", 0.0))
+    if softcap:
+        limit = edit.constant(np.array(softcap, dtype), "attention_softcap")
+        for operator, *operand in (("Div", limit), ("Tanh",), ("Mul", limit)):
+            scores = edit.node(operator, [scores, *operand], dtype=dtype, shape=rows)
     if bias is not None:
         scores = edit.node("Add", [scores, bias], dtype=dtype, shape=rows)
     if node.attrs.get("causal", 0):

@@ -1,7 +1,7 @@
 """Recognise scaled dot-product attention in any spelling, and write it as one `Attention` operator.
 
 The anchor is a Softmax over the last axis. What stands between the product of queries and keys and the Softmax is
-folded into a scale and a bias (`attention_bias.py`).
+folded into a scale, a soft cap and a bias (`attention_bias.py`).
 """
 
 from __future__ import annotations
@@ -87,10 +87,12 @@ class _Raising:
         self._check(softmax, scores, probabilities)
         query, key, value = scores.product.query, scores.product.key, probabilities.product.value
         heads = self._heads(scores, probabilities)
-        scale, plan = folded(scores)
-        bias = self.biases.build(plan, heads, query.tensor.dtype)
+        found = folded(scores)
+        bias = self.biases.build(found.plan, heads, query.tensor.dtype)
         operands = [self._operand(operand, heads) for operand in (query, key, value)]
-        attrs: dict[str, object] = {"scale": float(scale), "guard": int(probabilities.guard), "causal": 0}
+        attrs: dict[str, object] = {"scale": float(found.scale), "guard": int(probabilities.guard), "causal": 0}
+        if found.softcap:
+            attrs["softcap"] = found.softcap
         precision = np.dtype(softmax.outputs[0].dtype)
         if precision != np.dtype(query.tensor.dtype):
             attrs["softmax_precision"] = int(onnx.helper.np_dtype_to_tensor_dtype(precision))

@@ -31,6 +31,15 @@ def test_tiles_of_half_precision(size: int, causal: int, element: str) -> None:
     np.testing.assert_allclose(actual, expected, atol=2 * UNITS[element] * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("softcap", "scale"), [(0.5, 3.0), (50.0, 0.25)])
+def test_a_soft_cap(softcap: float, scale: float) -> None:
+    check(packed([0, 1, 31, 33, 70], 16, heads=1, bias=True, causal=1, softcap=softcap, scale=scale))
+    check(packed([40, 70], 16, heads=1, softcap=softcap, scale=-scale, window_before=20, window_after=3))
+    hidden = np.random.default_rng(1).random((2, 1, 9, 70)) < 0.5
+    bias = np.where(hidden, np.finfo(np.float32).min, np.float32(0)).astype(np.float32)
+    check(in_float32(dense(2, 9, 70, bias=bias, softcap=softcap, scale=scale, guard=1), "attention_bias"))
+
+
 @pytest.mark.parametrize("value_size", [5, 16, 100])
 def test_values_of_another_head_size_than_keys(value_size: int) -> None:
     check(packed([70, 20], 16, value_size=value_size, bias=True))

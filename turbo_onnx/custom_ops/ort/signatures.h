@@ -276,10 +276,11 @@ struct VarlenAttention {
     int64_t kv_num_heads;
     int64_t window_before;
     int64_t window_after;
+    float softcap;
     int64_t keys_by_head;
     template <class Reader>
     static Attributes read(const Reader& reader) {
-      return {reader.integer("num_heads"), reader.real("scale"), reader.integer("causal", 0), reader.integer("guard", 0), reader.integer("kv_num_heads", 0), reader.integer("window_before", -1), reader.integer("window_after", -1), reader.integer("keys_by_head", 0)};
+      return {reader.integer("num_heads"), reader.real("scale"), reader.integer("causal", 0), reader.integer("guard", 0), reader.integer("kv_num_heads", 0), reader.integer("window_before", -1), reader.integer("window_after", -1), reader.real("softcap", 0.0f), reader.integer("keys_by_head", 0)};
     }
   };
 };

@@ -31,6 +31,9 @@ def body_text(opset: int, present: frozenset[str], attributes: Attributes) -> st
         _scores(heads, shared, by_head),
     ]
     scores = "scores"
+    if float(attributes["softcap"]):
+        parts.append(_capped(opset))
+        scores = "capped"
     if biased:
         parts.append(f"{_cast_like(opset, 'wide', scores, like)}biased = Add (wide, attention_bias)\n")
         scores = "biased"
@@ -61,6 +64,18 @@ def _scale(opset: int) -> str:
     if opset < CAST_LIKE_OPSET:
         return float_attribute(opset, "scale", "factor")
     return f"{float_attribute(opset, 'scale', 'factor_float')}factor = CastLike (factor_float, query)\n"
+
+
+def _capped(opset: int) -> str:
+    """`capped` = the scores between -softcap and softcap."""
+    limit = float_attribute(opset, "softcap", "limit_float")
+    return f"""
+        {limit}
+        {_cast_like(opset, "limit", "limit_float", "scores")}
+        part = Div (scores, limit)
+        squashed = Tanh (part)
+        capped = Mul (squashed, limit)
+    """
 
 
 def _cast_like(opset: int, output: str, x: str, like: str) -> str:

@@ -95,7 +95,7 @@ void find_seen(const VarlenAttentionArguments& args, const Block& block, Keys* s
   }
 }
 
-// scores = scale * query key^T + attention bias.
+// scores = scale * query key^T, capped if they are to be, + attention bias.
 void score(const VarlenAttentionArguments& args, const Block& block, const Buffers& buffers) {
   const size_t size = args.head_size;
   copy_rows(args.query.head(block.unit.query_row, block.head) + block.first * args.query.stride, args.query.stride,
@@ -108,6 +108,9 @@ void score(const VarlenAttentionArguments& args, const Block& block, const Buffe
     multiply({buffers.queries, size}, block.rows, keys, size, vectors, end);
     k = panel + kTileColumns;
   }
+  if (args.softcap > 0.0f)
+    for (size_t r = 0; r < block.rows; ++r)
+      cap_scores(buffers.scores + r * buffers.score_stride + block.from, block.width - block.from, args.softcap);
   const AttentionBias& bias = args.bias;
   if (bias.data == nullptr) return;
   const float* data = bias.data + block.unit.sequence * bias.batch_stride + block.head * bias.head_stride +

@@ -47,7 +47,8 @@ struct VarlenAttentionArguments {
   size_t heads, key_heads;          // of queries, and of keys and values: the first is a multiple of the second
   size_t head_size, value_head_size;
   float scale;
-  bool guard;  // rows whose softmax is NaN give zeros
+  float softcap;  // scaled scores s are softcap * tanh(s / softcap); 0: they are s
+  bool guard;     // rows whose softmax is NaN give zeros
   Window window;
   // Where each row stands in its sequence, strictly ascending. Null: query i of a sequence with S queries and L keys
   // stands at i + L - S, and key j at j. Only with cu_seqlens.
@@ -56,7 +57,7 @@ struct VarlenAttentionArguments {
   float* output;  // rows of heads * value_head_size
 };
 
-// output = softmax(scale * query key^T + bias) value, for each sequence and head.
+// output = softmax(scale * query key^T + bias) value, for each sequence and head; with softcap, if there is one.
 using VarlenAttentionKernel = void(const VarlenAttentionArguments& arguments, const Parallel& parallel);
 
 namespace TURBO_ISA {

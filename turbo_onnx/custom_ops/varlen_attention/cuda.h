@@ -39,6 +39,7 @@ class CudaVarlenAttention {
                          .value("causal", form_.window.causal())
                          .value("window", window)
                          .value("positions", window && operands.positions.present)
+                         .value("softcap", form_.softcap > 0.0f)
                          .value("guard", attributes_.guard != 0)
                          .value("bias", operands.bias.present)
                          .value("attention_bias", bias.present)
@@ -56,7 +57,7 @@ class CudaVarlenAttention {
                    count(operands.sequences, "sequences"), count(operands.query_rows, "rows of queries"),
                    count(operands.key_rows, "rows of keys"), reach(form_.window.before), reach(form_.window.after),
                    static_cast<int64_t>(strides[0]), static_cast<int64_t>(strides[1]), static_cast<int64_t>(strides[2]),
-                   attributes_.scale);
+                   attributes_.scale, form_.softcap);
   }
 
  private:

@@ -26,15 +26,18 @@ class Tile(NamedTuple):
     stages: int
 
 
-def tile(element: str, head: int, bias_by_query: bool, window: bool, capability: int) -> Tile:
+def tile(element: str, head: int, capability: int, *, bias_by_query: bool, window: bool, softcap: bool) -> Tile:
     """The block for an element type and a head size, which is a power of two from 16 to 256.
 
     Chosen so that nothing spills, and so that a program for 8.0 takes at most the 99 KiB of shared memory that 8.6 and
     8.9 have. An attention bias with a row for each query is not loaded as products need it, which takes registers.
+    What spills all the same are large heads in float32 with a bias of the keys beside a soft cap, on 8.0.
     """
     if element == "float32":  # products on the ordinary cores: TF32 would keep 10 bits of the mantissa
         if head <= 64:
             return Tile(32, 16, 8, 1)
+        if softcap and head > 128:
+            return Tile(16, 32, 16, 1) if window else Tile(16, 16, 8, 1)
         return Tile(16, 16, 8, 1) if window and head <= 128 else Tile(32 if head <= 128 else 16, 16, 16, 1)
     if head > 128:
         return Tile(64, 32, 8, 2)
@@ -119,6 +122,7 @@ def variants(use: Use, capability: int) -> list[Variant]:
         "causal": window.causal,
         "window": window.by_distance,
         "positions": window.by_distance and use.has("positions"),
+        "softcap": bool(use.attributes["softcap"]),
         "guard": bool(use.attributes["guard"]),
         "bias": use.has("bias"),
         "attention_bias": use.has("attention_bias"),
@@ -153,7 +157,8 @@ def _variant(
     """The kernel for these types of the rows and of the attention bias."""
     element, of_bias = elements
     block_head, block_value = (max(power_of_two(sizes[name]), 16) for name in ("head", "value"))
-    block = tile(element, max(block_head, block_value), flags["bias_by_query"], flags["window"], capability)
+    what = {name: flags[name] for name in ("bias_by_query", "window", "softcap")}
+    block = tile(element, max(block_head, block_value), capability, **what)
     rows = ("query", "key", "value", "bias", "cu_seqlens", "attention_bias", "positions", "output")
     constants = {name.upper(): value for name, value in (*sizes.items(), *flags.items())}
     # From 9.0 on one loop goes over all keys and masks where it must, so that the last keys are read ahead like others.
@@ -167,7 +172,7 @@ def _variant(
         | {"cu_seqlens": "*i32", "attention_bias": pointer(of_bias), "positions": "*i64"}
         | dict.fromkeys(("sequences", "query_rows", "key_rows", "window_before", "window_after"), "i32")
         | dict.fromkeys(("bias_batch_stride", "bias_head_stride", "bias_query_stride"), "i64")
-        | {"scale": "fp32"},
+        | {"scale": "fp32", "softcap": "fp32"},
         constants=constants,
     )
     return _with_tile(made, block)

@@ -231,6 +231,7 @@ class FewQueries {
     for (size_t r = 0; r < count(span.rows); ++r) {
       float* const row = scores + r * score_stride;
       const size_t query = r % unit.queries;
+      if (args_.softcap > 0.0f) cap_scores(row, keys, args_.softcap);
       if (bias.data) {
         const size_t head = span.rows.first_head + r / unit.queries;
         add_bias(row,

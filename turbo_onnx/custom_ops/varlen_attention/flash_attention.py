@@ -23,9 +23,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from turbo_onnx.custom_ops.varlen_attention.scores import capped, hide, hide_outside, reach
+
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _SEARCH = tl.constexpr(128)  # sequences that are looked at in one step of the search
-_FAR = tl.constexpr(1 << 30)  # positions of one sequence are less than this apart
 
 
 @triton.jit
@@ -87,55 +88,6 @@ def _load_bias(data, stride, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.cons
 
 
 @triton.jit
-def _hide(scores, left, ahead, CAUSAL: tl.constexpr, BLOCK_QUERIES: tl.constexpr, BLOCK_KEYS: tl.constexpr):
-    """-inf for the keys of a block that query i does not see: behind i + ahead if CAUSAL, else from `left` on."""
-    column = tl.arange(0, BLOCK_KEYS)[None, :]
-    if CAUSAL:  # keys that there are not lie behind those that a query sees
-        seen = column <= tl.arange(0, BLOCK_QUERIES)[:, None] + ahead
-    else:
-        seen = column < left
-    return tl.where(seen, scores, float("-inf"))
-
-
-@triton.jit
-def _from(base, positions):
-    """How far positions are from `base`, in 32 bits. What is as far as _FAR is told from what is nearer only."""
-    return tl.minimum(tl.maximum(positions - base, -_FAR), _FAR).to(tl.int32)
-
-
-@triton.jit
-def _reach(positions, base, rows, before, after, POSITIONS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
-    """The first and the last position that each query sees, counted from that of the first query.
-
-    Where there are no positions, rows stand side by side. No sum is beyond int32: `before` and `after` are less than
-    2^31 by more than a tile's rows.
-    """
-    row = tl.arange(0, BLOCK_QUERIES)
-    if POSITIONS:
-        at = tl.load(positions + row, mask=row < rows, other=0)
-        low = _from(base, at - before)
-        high = _from(base, at + after)
-    else:
-        low = row - before
-        high = row + after
-    return low, high
-
-
-@triton.jit
-def _hide_outside(scores, low, high, left, positions, base, start, ahead, POSITIONS: tl.constexpr,
-                  BLOCK_KEYS: tl.constexpr):  # fmt: skip
-    """-inf for the keys of a block that stand outside of low … high, for each query, and for those from `left` on."""
-    column = tl.arange(0, BLOCK_KEYS)
-    if POSITIONS:
-        at = _from(base, tl.load(positions + start + column, mask=column < left, other=0))
-    else:
-        at = column + (start - ahead)
-    at = tl.where(column < left, at, 2147483647)  # more than `high` is
-    seen = (at[None, :] >= low[:, None]) & (at[None, :] <= high[:, None])
-    return tl.where(seen, scores, float("-inf"))
-
-
-@triton.jit
 def _attend(
     largest,
     total,
@@ -156,6 +108,8 @@ def _attend(
     keys,
     ahead,
     scale,
+    softcap,
+    shift,
     HEAD: tl.constexpr,
     VALUE: tl.constexpr,
     KEY_STRIDE: tl.constexpr,
@@ -163,6 +117,7 @@ def _attend(
     CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr,
     POSITIONS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     ATTENTION_BIAS: tl.constexpr,
     BIAS_BY_QUERY: tl.constexpr,
     BIAS_BY_KEY: tl.constexpr,
@@ -180,30 +135,35 @@ def _attend(
     key and value point to the first of `keys` rows; all queries see the first `whole` keys, which are whole blocks.
     With a WINDOW each query sees what is from its `low` to its `high`, counted from `base` where there are POSITIONS,
     which point to those of the keys, and else from key `ahead`.
-    scale is the node's where there is an ATTENTION_BIAS; otherwise it is positive, and what comes out are powers of 2.
+    scale is the node's where there is a SOFTCAP or an ATTENTION_BIAS; otherwise it is positive, and what comes out are
+    powers of 2. `shift` is what the bias of the keys adds to the products of each query, where there is a SOFTCAP.
     """
     for start in tl.range(first, last, BLOCK_KEYS, num_stages=STAGES):
         left = keys - start
         begin = tl.cast(start, tl.int64)  # rows times stride may be beyond int32
         k = _load_rows(key + begin * KEY_STRIDE, left, KEY_STRIDE, HEAD, BLOCK_KEYS, BLOCK_HEAD, MASKED)
         scores = tl.dot(query, tl.trans(k), input_precision="ieee")
+        if SOFTCAP:
+            scores = capped((scores + shift[:, None]) * scale, softcap)
+        elif ATTENTION_BIAS:
+            scores = scores * scale
         if ATTENTION_BIAS:
             added = attention_bias + begin if BIAS_BY_KEY else attention_bias
-            scores = scores * scale + _load_bias(
+            scores += _load_bias(
                 added, bias_stride, rows, left, BLOCK_QUERIES, BLOCK_KEYS, BIAS_BY_QUERY, BIAS_BY_KEY, MASKED
             )
         if WINDOW:
-            scores = _hide_outside(scores, low, high, left, positions, base, start, ahead, POSITIONS, BLOCK_KEYS)
+            scores = hide_outside(scores, low, high, left, positions, base, start, ahead, POSITIONS, BLOCK_KEYS)
         elif MASKED and ONE_LOOP:
             if start >= whole:
-                scores = _hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
+                scores = hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
         elif MASKED:
-            scores = _hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
+            scores = hide(scores, left, ahead - start, CAUSAL, BLOCK_QUERIES, BLOCK_KEYS)
         before = largest
         largest = tl.maximum(before, tl.max(scores, 1))
         # A query that has seen nothing but -inf must not subtract it from itself.
         least = tl.where(largest == float("-inf"), 0.0, largest)
-        if ATTENTION_BIAS:
+        if SOFTCAP or ATTENTION_BIAS:
             # Subtracted first: times log2(e), a bias of float32's lowest value would be -inf.
             weights = tl.exp2((scores - least[:, None]) * _LOG2_E)
             keep = tl.exp2((before - least) * _LOG2_E)
@@ -235,6 +195,7 @@ def varlen_attention(
     bias_head_stride,
     bias_query_stride,
     scale,
+    softcap,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr,
@@ -245,6 +206,7 @@ def varlen_attention(
     CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr,
     POSITIONS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     GUARD: tl.constexpr,
     BIAS: tl.constexpr,
     ATTENTION_BIAS: tl.constexpr,
@@ -258,6 +220,8 @@ def varlen_attention(
     STAGES: tl.constexpr,
 ):
     """Output = softmax(scale * query key^T + attention_bias) value, for each head of each sequence.
+
+    With SOFTCAP what the attention bias is added to is softcap * tanh(scale * query key^T / softcap).
 
     query, key and value are rows of HEADS * HEAD, KV_HEADS * HEAD and KV_HEADS * VALUE columns; HEADS / KV_HEADS heads
     of the queries share one of keys and values. Where JOINED, query holds all three side by side, and the others are
@@ -320,19 +284,23 @@ def varlen_attention(
     total = tl.zeros([BLOCK_QUERIES], tl.float32)
     weighted = tl.zeros([BLOCK_QUERIES, BLOCK_VALUE], tl.float32)
     exact = q.to(tl.float32)
+    shift = tl.zeros([BLOCK_QUERIES], tl.float32)
     if BIAS:
         # The bias of the queries is added in float32, and the sum rounded to the element type for the product. That of
-        # the keys adds q b to all scores of a query, which its softmax does not see, unless q b is not finite: then
-        # total becomes NaN. That of the values passes through the weighted mean, and is added to the result.
+        # the keys adds q b to all scores of a query, which its softmax does not see where there is no SOFTCAP, unless
+        # q b is not finite: then total becomes NaN. That of the values passes through the weighted mean, and is added
+        # to the result.
         column = tl.arange(0, BLOCK_HEAD)
         exact += tl.load(bias + head * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)[None, :]
-        shift = tl.load(bias + QUERY_WIDTH + shared * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)
-        total += 0.0 * tl.sum(exact * shift[None, :], 1)
-    if ATTENTION_BIAS:
+        of_keys = tl.load(bias + QUERY_WIDTH + shared * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)
+        shift = tl.sum(exact * of_keys[None, :], 1)
+        total += 0.0 * shift
+    if SOFTCAP or ATTENTION_BIAS:
         rate = scale
+    if ATTENTION_BIAS:
         attention_bias += sequence.to(tl.int64) * bias_batch_stride + head * bias_head_stride
         attention_bias += first * bias_query_stride
-    else:
+    if not (SOFTCAP or ATTENTION_BIAS):
         # Weights are powers of 2. The factor is positive, so that the largest product is the largest score: its sign
         # goes to the queries, and 0 becomes so little that weights are 1, and 0 for keys that are masked.
         exact = tl.where(scale < 0.0, -exact, exact)
@@ -357,7 +325,7 @@ def varlen_attention(
         whole = begin_key
         if POSITIONS:
             base = tl.load(positions + query_begin)
-        low, high = _reach(positions + query_begin, base, rows, window_before, window_after, POSITIONS, BLOCK_QUERIES)
+        low, high = reach(positions + query_begin, base, rows, window_before, window_after, POSITIONS, BLOCK_QUERIES)
         if POSITIONS:
             positions += key_begin
     if ONE_LOOP:
@@ -368,9 +336,9 @@ def varlen_attention(
         for _ in tl.range(0, tl.minimum(seen - begin_key, 1)):
             largest, total, weighted = _attend(
                 largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
-                bias_query_stride.to(tl.int32), begin_key, seen, whole, rows, keys, ahead, rate, HEAD, VALUE,
-                KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY,
-                BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
+                bias_query_stride.to(tl.int32), begin_key, seen, whole, rows, keys, ahead, rate, softcap, shift,
+                HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, SOFTCAP, ATTENTION_BIAS,
+                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, True, ONE_LOOP, STAGES,
             )  # fmt: skip
             q = tl.zeros_like(q)
     else:
@@ -378,16 +346,16 @@ def varlen_attention(
             largest, total, weighted = _attend(
                 largest, total, weighted, q, key, value, attention_bias, positions, low, high, base,
                 bias_query_stride.to(tl.int32), whole if MASKED else 0, seen if MASKED else whole, whole, rows, keys,
-                ahead, rate, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, ATTENTION_BIAS,
-                BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, MASKED, ONE_LOOP,
-                STAGES,
+                ahead, rate, softcap, shift, HEAD, VALUE, KEY_STRIDE, VALUE_STRIDE, CAUSAL, WINDOW, POSITIONS, SOFTCAP,
+                ATTENTION_BIAS, BIAS_BY_QUERY, BIAS_BY_KEY, BLOCK_QUERIES, BLOCK_KEYS, BLOCK_HEAD, BLOCK_VALUE, MASKED,
+                ONE_LOOP, STAGES,
             )  # fmt: skip
 
     result = weighted * (1.0 / total)[:, None]
     column = tl.arange(0, BLOCK_VALUE)[None, :]
     if BIAS:
-        shift = bias + (QUERY_WIDTH + KEY_WIDTH) + shared * VALUE + column
-        result += tl.load(shift, mask=column < VALUE, other=0.0).to(tl.float32)
+        of_values = bias + (QUERY_WIDTH + KEY_WIDTH) + shared * VALUE + column
+        result += tl.load(of_values, mask=column < VALUE, other=0.0).to(tl.float32)
     undefined = tl.where(GUARD or keys == 0, 0.0, float("nan"))
     result = tl.where((total > 0.0)[:, None], result, undefined)
     row = tl.arange(0, BLOCK_QUERIES)[:, None]

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "custom_ops/ort/signatures.h"
 #include "custom_ops/ort/tensor.h"
@@ -13,6 +14,7 @@ namespace turbo_onnx {
 struct VarlenAttentionForm {
   size_t heads, key_heads;  // of queries, and of keys and values
   Window window;
+  float softcap;      // 0: none
   bool keys_by_head;  // keys and values are [B, G, L, D], and not rows
 
   explicit VarlenAttentionForm(const signature::VarlenAttention::Attributes& attributes) {
@@ -25,6 +27,9 @@ struct VarlenAttentionForm {
     window.before = bound(attributes.window_before, "window_before");
     window.after = bound(attributes.window_after, "window_after");
     if (attributes.causal != 0) window.after = 0;
+    softcap = attributes.softcap;
+    require(softcap >= 0.0f && softcap < std::numeric_limits<float>::infinity(), "softcap is ", softcap,
+            ", but must be 0 or a positive number");
     keys_by_head = attributes.keys_by_head != 0;
   }
 

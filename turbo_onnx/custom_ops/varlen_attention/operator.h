@@ -25,6 +25,7 @@ class VarlenAttention {
     args.head_size = operands.head_size;
     args.value_head_size = operands.value_head_size;
     args.scale = attributes_.scale;
+    args.softcap = form_.softcap;
     args.guard = attributes_.guard != 0;
     args.window = form_.window;
     args.positions = form_.window.by_distance() ? operands.positions.as<int64_t>() : nullptr;

@@ -71,6 +71,9 @@ def _attend(
 
     k_by_head, v_by_head = (split(rows, shared).repeat(heads // shared, axis=1) for rows in (k, v))
     scores = split(q, heads) @ k_by_head.swapaxes(-1, -2) * np.float64(np.float32(attributes["scale"]))
+    softcap = np.float64(np.float32(attributes.get("softcap", 0.0)))
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
     if attention_bias is not None:
         scores = scores + attention_bias
     window = window_of(attributes)

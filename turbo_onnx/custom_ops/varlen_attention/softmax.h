@@ -11,6 +11,12 @@ namespace TURBO_ISA {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// Turns scores s into softcap * tanh(s / softcap), up to whole vectors.
+inline void cap_scores(float* scores, size_t keys, float softcap) {
+  const Vec limit(softcap), part(1.0f / softcap);
+  for (size_t j = 0; j < keys; j += kLanes) store(scores + j, limit * tanh(load(scores + j) * part));
+}
+
 // Adds the attention bias of one query to its scores.
 inline void add_bias(float* scores, const float* bias, size_t stride, size_t keys) {
   if (stride == 1) {

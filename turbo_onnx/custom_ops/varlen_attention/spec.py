@@ -68,6 +68,11 @@ _ATTRIBUTES = (
     Attribute("window_before", -1, "How many positions before its own a query sees. -1: all."),
     Attribute("window_after", -1, "How many positions after its own a query sees, where causal is 0. -1: all."),
     Attribute(
+        "softcap",
+        0.0,
+        "c: the scaled scores s are c * tanh(s / c), between -c and c, before attention_bias is added. 0: they are s.",
+    ),
+    Attribute(
         "keys_by_head",
         0,
         "1: key and value are [B, G, L, D] and [B, G, L, Dv], as caches hold them. Only where there is no cu_seqlens.",
@@ -106,7 +111,8 @@ SPEC = OperatorSpec(
         "its own sequence. With cu_seqlens the sequences lie one after the other in the rows of query, key and value "
         "(packed); without it they are the rows of a batch, and queries and keys may differ in number (dense): then "
         "query i stands at position i + L - S, and key j at j. A query at position p sees keys at positions from "
-        "p - window_before to p + window_after only."
+        "p - window_before to p + window_after only. With softcap the scaled scores are bounded before attention_bias "
+        "is added (Bello et al., 'Neural Combinatorial Optimization with Reinforcement Learning', 2016)."
     ),
     inputs=_INPUTS,
     outputs=_OUTPUTS,
