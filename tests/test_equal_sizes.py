@@ -34,9 +34,14 @@ DEMANDS = {
 }
 
 
+CONSTANTS = """int64[1] far = {2147483647}, int64[1] one = {1}, int64[1] zero = {0}, int64[1] two = {2},
+    int64[1] back = {-1}, int64[1] second = {-2}, int64[1] fifth = {-5}"""
+
+
 def inferred(inputs: str, nodes: str) -> Model:
-    proto = onnx.parser.parse_graph(f"g ({inputs}) => (y) {{ {nodes} }}")
-    return Model.from_proto(onnx.helper.make_model(proto, opset_imports=[onnx.helper.make_opsetid("", 17)]))
+    proto = onnx.parser.parse_graph(f"g ({inputs}) => (y) <{CONSTANTS}> {{ {nodes} }}")
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return Model.from_proto(onnx.helper.make_model(proto, opset_imports=opsets, ir_version=8))
 
 
 @pytest.mark.parametrize("name", DEMANDS)
@@ -47,6 +52,74 @@ def test_what_an_operator_demands_is_known(name: str) -> None:
         assert facts.symbols.equalities == [f"{one} = {other}" for one, other in equal.items()]
     assert not set(equal) & {size for tensor in model.graph.inputs for size in tensor.shape}
     assert shapes.assumed_equal(model) == set()
+
+
+CACHED = "float[B,K,4] a, float[B,N,4] n, float[B,K,4] b"
+WINDOWS = {
+    "the latest of a cache and what is new": (
+        "part = Slice(a, fifth, far, one) "
+        "left = Concat<axis = 1>(part, n) right = Concat<axis = 1>(b, n) y = Add(left, right)",
+        ["B", "K + N", 4],
+    ),
+    "the latest of an axis": (
+        "part = Slice(a, second, far, one) y = Add(part, b)",
+        ["B", "K", 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_as_much_of_an_axis_as_there_is_joined_with_all_of_it_is_all(name: str) -> None:
+    nodes, shape = WINDOWS[name]
+    model = inferred(CACHED, nodes)
+    proto = model.to_proto()
+    for facts in (shapes.infer_proven(model), shapes.infer(model)):
+        assert facts.symbols.equalities == []
+        assert [str(size) for size in facts[model.graph.outputs[0]].shape or ()] == [str(size) for size in shape]
+    assert shapes.assumed_equal(model) == set()
+    most = 5 if "new" in name else 2
+    for past, new in [(past, new) for past in range(8) for new in range(4)]:
+        data = {"a": normal(2, past, 4), "n": normal(2, new, 4, seed=1), "b": normal(2, past, 4, seed=2)}
+        if past <= most:
+            size = past + new if "new" in name else past
+            assert run(proto, data)[0].shape == (2, size, 4)
+        else:  # what the proof stands on: sizes that differ are never joined
+            with pytest.raises(Exception, match=r"(?i)broadcast"):
+                run(proto, data)
+
+
+APART = {
+    "the last one, which is broadcast": (
+        "part = Slice(a, back, far, one) y = Add(part, b)",
+        ["B", "K", 4],
+    ),
+    "the latest less one": (
+        "part = Slice(a, fifth, far, one) left = Slice(part, zero, back, one) "
+        "right = Slice(b, zero, back, one) y = Add(left, right)",
+        None,
+    ),
+    "the latest of another axis": (
+        "part = Slice(n, fifth, far, one) y = Add(part, b)",
+        None,
+    ),
+    "every other one of the latest": (
+        "part = Slice(a, fifth, far, one, two) y = Add(part, b)",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_part_that_may_be_broadcast_is_not_taken_for_all(name: str) -> None:
+    nodes, shape = APART[name]
+    model = inferred(CACHED, nodes)
+    facts = shapes.infer(model)
+    found = facts[model.graph.outputs[0]].shape
+    if shape is None:
+        assert all(str(size) != "K" for size in (found or ())[1:2])
+        assert all(not name.startswith("most") for name in facts.symbols.same)
+    else:
+        assert [str(size) for size in found or ()] == [str(size) for size in shape]
 
 
 NOT_DEMANDED = {

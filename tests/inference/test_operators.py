@@ -19,6 +19,7 @@ CONSTANTS = """
     int64[2] flat = {-1, 4}, int64[3] same = {0, -1, 4}, int64[3] twice = {1, 2, 1}, int64[4] unit4 = {1, 1, 1, 1},
     int64[2,3] triples = {0, 0, 1, 0, 0, 2}, int64 nought = {0}, int64 unit = {1}, int64 minus = {-1}, int64 ten = {10},
     int64 three = {3}, int64[1] wide = {3}, int64[1] seven = {7}, float[4] vector = {1, 2, 3, 4},
+    int64[1] second = {-2}, int64[1] seventh = {-7}, int64[3] heads1 = {1, 1, 1},
     int64[6] pads = {0, 1, 0, 0, 2, 0}, float[2] values = {0, 1}
 """
 
@@ -34,6 +35,12 @@ OPERATORS = {
         c = Slice(b, turned, far, zero) d = Slice(table, turned, far, zero) e = Slice(x, turned, length, one)
         longer = Add(length, one) f = Neg(longer) g = Slice(x, f, far, one) h = Slice(b, f, far, zero)
         i = Slice(x, turned, far, one, two)
+    """,
+    "the last of an axis": """
+        a = Slice(x, second, far, one) b = Slice(x, seventh, far, one) c = Add(x, b) d = Concat<axis = 1>(a, y)
+        l = Squeeze(length) m = Sub(l, two) n = Max(nought, m) o = Mul(minus, n) p = Add(l, o) q = Max(p, nought)
+        r = Range(nought, q, unit) s = Add(n, r) t = Max(m, l) u = Slice(table, second, far, zero)
+        w = Slice(x, second, far, one, two) z = Expand(a, heads1)
     """,
     "parts": """
         a, b = Split<axis = 2>(x, halves) c, d = Split<axis = -1>(x) n = Exp(x) e = Concat<axis = 1>(x, n)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from turbo_onnx.dims import Dim, at_least
 from turbo_onnx.inference import values
-from turbo_onnx.inference.reading import Fact, Reading, Rule
+from turbo_onnx.inference.reading import Fact, Reading, Rule, Symbols
 from turbo_onnx.inference.values import Affine, Elements, Item, Uniform, Value
 
 BOOL = np.dtype(np.bool_)
@@ -20,7 +21,7 @@ _ARITHMETIC: dict[str, Any] = {
     "Mul": operator.mul,
     "Div": values.divide,
     "Mod": values.modulo,
-    "Max": values.maximum,
+    "Max": None,  # by `_larger`
     "Min": values.minimum,
     "And": lambda a, b: a and b,
     "Or": lambda a, b: a or b,
@@ -66,7 +67,13 @@ def _join(read: Reading, dtype: Any, function: Any) -> Fact:
 def _arithmetic(read: Reading) -> list[Fact]:
     dtype = next((f.dtype for f in read.inputs if f is not None and f.dtype is not None), None)
     truncating = read.node.op == "Mod" and read.attr("fmod", 0)
-    return [_join(read, dtype, None if truncating else _ARITHMETIC.get(read.node.op))]
+    function = None if truncating else _ARITHMETIC.get(read.node.op)
+    return [_join(read, dtype, partial(_larger, read.symbols) if read.node.op == "Max" else function)]
+
+
+def _larger(symbols: Symbols, a: Item, b: Item) -> Item:
+    known = values.maximum(a, b)
+    return symbols.beyond(a, b) if known is None else known
 
 
 def _comparison(read: Reading) -> list[Fact]:

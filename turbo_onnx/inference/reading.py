@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.dims import Dim, solutions, symbol
+from turbo_onnx.dims import Dim, is_non_negative, solutions, symbol
 from turbo_onnx.inference.values import Elements, Item, Value
 
 Dims = tuple[Dim | int, ...]
@@ -47,11 +47,15 @@ class Symbols:
     and is taken for another only where the operator demands it, or where it is one of `limits`: part of an axis, of
     that size unless the axis ends before.
 
+    As much of an axis as there is, n at the most, is a size of its own (`at_most`). Where an operator joins it with the
+    whole axis it is all of it, if n is 2 or more: were they different, none of the two sums would be 1.
+
     With `strict`, sizes of inputs are taken for the same only where they cannot differ.
     """
 
     inputs: dict[str, int] = field(default_factory=dict)
     limits: dict[str, Dim | int] = field(default_factory=dict)
+    parts: dict[str, tuple[Dim, int]] = field(default_factory=dict)
     same: dict[str, Dim | int] = field(default_factory=dict)
     equalities: list[str] = field(default_factory=list)
     strict: bool = False
@@ -70,8 +74,8 @@ class Symbols:
         declared last first.
         """
         a, b = self.resolve(a), self.resolve(b)
-        if a == b:
-            return a
+        if a == b or self._is_whole(a, b):
+            return self.resolve(a)
         found = [(one.name, other) for one, other in ((a, b), (b, a)) if isinstance(one, Dim) and one.name is not None]
         if certain or all(self._is_of_inputs(one) for one in (a, b)):  # what is said of sums holds of their parts
             found += solutions(a - b)
@@ -87,6 +91,39 @@ class Symbols:
             self.same[name] = new
             return self.resolve(a)
         return None
+
+    def at_most(self, axis: Dim, count: int) -> Dim | int | None:
+        """As much of an axis as there is, `count` at the most; None where the axis is no single named size."""
+        if axis.name is None:
+            return None
+        name = f"most{count}:{axis.name}"
+        self.parts[name] = (axis, count)
+        return self.resolve(symbol(name))
+
+    def beyond(self, a: Dim | int, b: Dim | int) -> Dim | int | None:
+        """The larger of 0 and an axis less a number: the axis without the part that `at_most` gives; else None."""
+        for none, rest in ((a, b), (b, a)):
+            count = -rest.terms.get((), 0) if isinstance(rest, Dim) and none == 0 else 0
+            axis = rest + count
+            part = self.at_most(axis, count) if count > 0 and isinstance(axis, Dim) else None
+            if part is not None:
+                return axis - part
+        return None
+
+    def _is_whole(self, a: Dim | int, b: Dim | int) -> bool:
+        """Whether two sizes that are joined differ by a part of an axis where the other has all; they are one then.
+
+        With a = k*part + r and b = k*axis + r, neither k nor r negative, a is 1 only where the part is no more than one
+        element, which is all of the axis then; and where b is 1, the axis is no longer, and its part is all of it.
+        """
+        if not (is_non_negative(a) and is_non_negative(b)):
+            return False
+        for name, new in solutions(a - b):
+            axis, count = self.parts.get(name, (None, 0))
+            if axis is not None and count > 1 and self.resolve(axis) == new:
+                self.same[name] = new
+                return True
+        return False
 
     def _is_of_inputs(self, dim: Dim | int) -> bool:
         """Whether it is a size of inputs, or made of such."""

@@ -67,6 +67,10 @@ def _cut(
     first, last = _from_front(start, size), _from_front(end, size)
     if step == 1 and first is not None and last is not None and last - first == 1:
         return 1, _shifted(value, axis, first, 1)  # one element, which is taken to be there
+    if step == 1 and isinstance(size, Dim) and isinstance(start, int) and start < 0 and last == size:
+        part = read.symbols.at_most(size, -start)  # as much of the end as there is
+        if part is not None:
+            return part, None
     if step != 1 or first is None or last is None or not at_least(first, 0):
         whole = step == 1 and first == 0 and end is not None and isinstance(end, int) and end >= FAR
         return (size, value) if whole else (read.fresh(f"slice{axis}"), None)
