@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.passes.padded_graphs import model
+from tests.passes.padded_graphs import model, session
 from turbo_onnx import shapes
-from turbo_onnx.diagonal import on_diagonal
+from turbo_onnx.diagonal import Known, on_diagonal
 
 LOWEST = float(np.finfo(np.float32).min)
 POSITIONS = """
@@ -63,5 +63,36 @@ def test_what_is_known_of_the_diagonal(name: str) -> None:
         constants=constants,
         extra={"small": small},
     )
-    found = on_diagonal(graph.graph.outputs[0], shapes.infer(graph))
+    found = on_diagonal(graph.graph.outputs[0], Known(shapes.infer(graph)))
     assert found == expected
+
+
+ROWS = "w = Gather(table, ids) n = LayerNormalization<epsilon = 1e-5>(w, gamma, beta)"
+BOUNDED = {
+    "a normalization": "y = Identity(n)",
+    "a product": "y = MatMul(n, wq)",
+    "a quotient": "p = MatMul(n, wq) y = Div(p, shy)",
+    "a look-up": "p = MatMul(n, wq) i = Cast<to = 7>(w) z = Mul(i, pad) y = GatherElements<axis = -1>(p, z)",
+    "a product of rows": "t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(n, t)",
+}
+UNBOUNDED = {
+    "an exponential": "e = Exp(n) y = MatMul(e, wq)",
+    "a quotient by what may be zero": "y = Div(one, n)",
+    "a sum of any number of products": "t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(t, n)",
+}
+
+
+@pytest.mark.parametrize("name", [*BOUNDED, *UNBOUNDED])
+def test_computed_numbers_stay_within_what_is_known_of_them(name: str) -> None:
+    nodes = (BOUNDED | UNBOUNDED)[name]
+    graph = model(ROWS + nodes, "float[P,Q,R] y")
+    found = on_diagonal(graph.graph.outputs[0], Known(shapes.infer(graph)))
+    if name in UNBOUNDED:
+        assert found is None
+        return
+    assert found is not None
+    assert np.isfinite(found).all()
+    ids = np.arange(28).reshape(2, 14)
+    (y,) = session(graph.to_proto()).run(None, {"ids": ids, "mask": np.ones_like(ids)})
+    assert found[0] <= y.min()
+    assert y.max() <= found[1]

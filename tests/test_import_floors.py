@@ -16,7 +16,7 @@ FLOORS = (
     ("serialization", "model", "memory", "runtime", "attributes", "sessions", "node_timing"),
     (
         *("pattern", "matcher", "inference", "shapes", "opset", "layout", "distances", "diagonal", "masks"),
-        *("attention_masks", "padding_flow", "invariants", "own_precision", "branches", "load_time"),
+        *("attention_masks", "padding_flow", "invariants", "own_precision", "branches", "load_time", "token_axes"),
     ),
     ("passes",),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.passes.padded_graphs import BIAS, EMBEDDING, MEAN, VARLEN, model
@@ -24,8 +26,8 @@ CHOICE = "real = Cast<to = 9>(mask) chosen = Unsqueeze(real, axis2)"
 class Flow:
     """The flow of one graph, asked by the names of its tensors."""
 
-    def __init__(self, nodes: str, outputs: str = "float[B,S,8] y") -> None:
-        self.model: Model = model(nodes, outputs)
+    def __init__(self, nodes: str, outputs: str = "float[B,S,8] y", **parts: Any) -> None:
+        self.model: Model = model(nodes, outputs, **parts)
         facts = shapes.infer(self.model)
         functions = MaskFunctions(self.model, facts)
         masks = {}

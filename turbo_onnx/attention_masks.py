@@ -36,6 +36,7 @@ class AttentionMask:
         from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
         inverted: see `mask`.
         window: which distances of keys the bias shows to rows of real tokens. It is only known where it is `alone`.
+        hides_by: the number, far below zero, that is added to hidden keys at the most.
     """
 
     mask: Tensor
@@ -44,6 +45,7 @@ class AttentionMask:
     from_tokens: bool
     inverted: bool = False
     window: Window = _EVERYWHERE
+    hides_by: float = MASKED_AT_MOST
 
 
 class _Added(NamedTuple):
@@ -69,8 +71,7 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
         for tensor, other in (node.inputs, node.inputs[::-1]):
             part = attention_mask(tensor, functions)
             if part is not None:
-                shown = part.from_tokens and functions.shows_itself(other)
-                return AttentionMask(part.mask, False, False, shown, part.inverted)
+                return _with_term(part, other, functions)
     if is_op(node, "Where") and node is not None:
         for shown_index, hidden_index in ((1, 2), (2, 1)):
             choice, number = functions.of(node.inputs[0]), functions.of(node.inputs[hidden_index])
@@ -80,9 +81,14 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
             added = np.where(choice.table, choices[shown_index - 1], choices[hidden_index - 1])
             part = _proven(MaskFunction(choice.mask, choice.views, added))
             if part is not None:
-                shown = part.from_tokens and functions.shows_itself(node.inputs[shown_index])
-                return AttentionMask(part.mask, False, False, shown, part.inverted)
+                return _with_term(part, node.inputs[shown_index], functions)
     return None
+
+
+def _with_term(part: AttentionMask, term: Tensor, functions: MaskFunctions) -> AttentionMask:
+    """What is left of a mask where a term is added that is not known as a mask is."""
+    shown = part.from_tokens and functions.shows_itself(term, part.mask, part.hides_by)
+    return AttentionMask(part.mask, False, False, shown, part.inverted, hides_by=part.hides_by)
 
 
 def _proven(function: MaskFunction) -> AttentionMask | None:
@@ -93,17 +99,18 @@ def _proven(function: MaskFunction) -> AttentionMask | None:
         if not rows or not all(_hidden(added.padding) for added in rows):
             continue
         inverted = candidate is not function
+        by = max(added.padding for added in rows)
         if all(added.real == 0 for added in rows):
             others = list(_added(candidate, real_rows=False))
             from_all = all(added.real == 0 and _hidden(added.padding) for added in others)
-            return AttentionMask(function.mask, True, from_all, True, inverted)
+            return AttentionMask(function.mask, True, from_all, True, inverted, hides_by=by)
         if len(rows) == 1:  # the same at every distance
             continue
         window = _window(rows)
         if window is not None:
-            return AttentionMask(function.mask, True, False, True, inverted, window)
+            return AttentionMask(function.mask, True, False, True, inverted, window, by)
         itself = all(added.real >= MASKED_AT_MOST / 10 for added in rows if added.distances.includes(0))
-        return AttentionMask(function.mask, False, False, itself, inverted)
+        return AttentionMask(function.mask, False, False, itself, inverted, hides_by=by)
     return None
 
 

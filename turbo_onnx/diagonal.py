@@ -7,6 +7,8 @@ windows and relative positions all leave a token its own place; that is proven h
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,26 @@ from turbo_onnx.inference.values import Affine, Value, single
 from turbo_onnx.shapes import Facts
 
 Range = tuple[float, float]  # the least and the largest number; truth is 0 or 1
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a graph's tensors beforehand.
+
+    Attributes:
+        facts: their shapes, and what their integers are.
+        ranges: between which numbers a tensor's elements are, where that does not follow from what computes it.
+    """
+
+    facts: Facts
+    ranges: Callable[[Tensor], Range | None] = lambda tensor: None
+
+
 _ANY_TRUTH = (0.0, 1.0)
 _DEPTH = 24
 _LARGEST_CONSTANT = 1 << 22  # elements
 _KEEPING = ("Cast", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_MOVING = ("Gather", "GatherElements", "Slice", "Tile", "Transpose", *_KEEPING)
 _WITHIN_ONE = ("Cos", "Erf", "Sigmoid", "Sin", "Softmax", "Tanh")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "Equal": lambda a, b: bool(a == b),
@@ -33,50 +51,89 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def on_diagonal(tensor: Tensor, facts: Facts, depth: int = _DEPTH) -> Range | None:
+def on_diagonal(tensor: Tensor, known: Known, depth: int = _DEPTH) -> Range | None:
     """Between which numbers the elements are where the last two indices are equal; None where it is not known.
 
     Args:
         tensor: [..., S, S], or what broadcasts to that.
-        facts: of its graph.
+        known: of its graph.
         depth: how many nodes to look back.
     """
-    known = _along(facts[tensor].value)
-    if known is not None:
-        return known
+    along = _along(known.facts[tensor].value)
+    if along is not None:
+        return along
     node = producer(tensor)
     if isinstance(tensor, gs.Constant) or node is None or depth == 0 or _is_truth_of_numbers(node):
         return _without_looking(tensor)
     if is_op(node, *_COMPARISONS):
-        left, right = (facts[operand].value for operand in node.inputs)
+        left, right = (known.facts[operand].value for operand in node.inputs)
         difference = _along(affine_difference(left, right))
         if difference is None:
-            difference = _minus(*(on_diagonal(operand, facts, depth - 1) for operand in node.inputs))
+            difference = _minus(*(on_diagonal(operand, known, depth - 1) for operand in node.inputs))
         return _compared(node.op, difference)
     if is_op(node, *_WITHIN_ONE):
         return -1.0, 1.0
     if is_op(node, "Gather") and isinstance(node.inputs[0], gs.Constant):
         return _range_of(node.inputs[0])
-    if is_op(node, "Transpose", "Slice") or (is_op(node, *_KEEPING) and not _keeps_ends(node)):
-        return anywhere(node.inputs[0], facts, depth - 1)
-    if is_op(node, *_KEEPING):
-        return on_diagonal(node.inputs[0], facts, depth - 1)
-    return _computed(node, [on_diagonal(operand, facts, depth - 1) for operand in node.inputs])
+    if is_op(node, *_KEEPING) and _keeps_ends(node):
+        return on_diagonal(node.inputs[0], known, depth - 1)
+    if is_op(node, *_MOVING, *_SUMS):
+        return anywhere(tensor, known, depth)
+    return _computed(node, [on_diagonal(operand, known, depth - 1) for operand in node.inputs])
 
 
-def anywhere(tensor: Tensor, facts: Facts, depth: int) -> Range | None:
-    """Between which numbers all elements are, from constants alone; None where it is not known."""
-    item = single(facts[tensor].value)
+def anywhere(tensor: Tensor, known: Known, depth: int) -> Range | None:
+    """Between which numbers all elements are, whatever the model's inputs are; None where it is not known."""
+    item = single(known.facts[tensor].value)
     if isinstance(item, int):
         return float(item), float(item)
+    given = known.ranges(tensor)
+    if given is not None:
+        return given
     node = producer(tensor)
     if isinstance(tensor, gs.Constant) or node is None or depth == 0 or tensor.dtype == np.bool_:
         return _without_looking(tensor)
     if is_op(node, *_WITHIN_ONE):
         return -1.0, 1.0
-    if is_op(node, "Gather", "Slice", "Transpose", *_KEEPING):
-        return anywhere(node.inputs[0], facts, depth - 1)
-    return _computed(node, [anywhere(operand, facts, depth - 1) for operand in node.inputs])
+    if is_op(node, *_MOVING):
+        return anywhere(node.inputs[0], known, depth - 1)
+    if is_op(node, *_SUMS):
+        return _SUMS[node.op](node, known, depth)
+    return _computed(node, [anywhere(operand, known, depth - 1) for operand in node.inputs])
+
+
+def _matrix_product(node: gs.Node, known: Known, depth: int) -> Range | None:
+    """Sums of as many products as the second operand has rows."""
+    shape = known.facts[node.inputs[1]].shape
+    rows = shape[-2] if shape is not None and len(shape) > 1 else None
+    parts = [anywhere(operand, known, depth - 1) for operand in node.inputs]
+    return None if not isinstance(rows, int) else _within(rows * _largest(parts[0]) * _largest(parts[1]))
+
+
+def _normalization(node: gs.Node, known: Known, depth: int) -> Range | None:
+    """Of n numbers with a mean square of at most 1, none is larger than √n."""
+    shape = known.facts[node.inputs[0]].shape
+    axis = node.attrs.get("axis", -1)
+    normalized = () if shape is None else shape[axis if axis < 0 else axis - len(shape) :]
+    sizes = [size for size in normalized if isinstance(size, int)]
+    if shape is None or len(sizes) < len(normalized):
+        return None
+    gamma, *beta = (anywhere(operand, known, depth - 1) for operand in node.inputs[1:] if not operand.is_empty())
+    return _within(prod(sizes) ** 0.5 * _largest(gamma) + sum(map(_largest, beta)))
+
+
+def _largest(part: Range | None) -> float:
+    return float("inf") if part is None else max(-part[0], part[1])
+
+
+def _within(size: float) -> Range | None:
+    return (-size, size) if size < float("inf") else None
+
+
+_SUMS: dict[str, Callable[[gs.Node, Known, int], Range | None]] = {
+    "LayerNormalization": _normalization,
+    "MatMul": _matrix_product,
+}
 
 
 def _without_looking(tensor: Tensor) -> Range | None:
@@ -105,11 +162,20 @@ def _products(lows: list[float], highs: list[float]) -> Range:
     return min(corners), max(corners)
 
 
+def _quotients(lows: list[float], highs: list[float]) -> Range:
+    """Those of integers are rounded towards zero."""
+    if lows[1] <= 0 <= highs[1]:
+        return float("nan"), float("nan")
+    low, high = _products([lows[0], 1 / highs[1]], [highs[0], 1 / lows[1]])
+    return min(low, 0.0), max(high, 0.0)
+
+
 _INTERVALS: dict[str, Callable[[list[float], list[float]], Range]] = {
     "Where": lambda lows, highs: (min(lows[1:]), max(highs[1:])),
     "Add": lambda lows, highs: (sum(lows), sum(highs)),
     "Sub": lambda lows, highs: (lows[0] - highs[1], highs[0] - lows[1]),
     "Mul": _products,
+    "Div": _quotients,
     "Abs": lambda lows, highs: (max(lows[0], -highs[0], 0.0), max(-lows[0], highs[0])),
     "Neg": lambda lows, highs: (-highs[0], -lows[0]),
     "Not": lambda lows, highs: (1 - highs[0], 1 - lows[0]),

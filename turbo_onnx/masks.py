@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.diagonal import on_diagonal
+from turbo_onnx.diagonal import Known, Range, on_diagonal
 from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.distances import AtLeast, compared
 from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
@@ -29,6 +29,7 @@ from turbo_onnx.model import Model
 from turbo_onnx.numpy_operators import ELEMENTWISE
 from turbo_onnx.shapes import Facts
 
+_LOWEST = float(np.finfo(np.float32).min)
 MASKED_AT_MOST = -9984.0  # what hides a token: -1e4 in the oldest exporters, as bfloat16 has it; newer ones far less
 
 _LOOKUPS = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "OneHot": 0}  # and which operand says what is looked up
@@ -106,10 +107,23 @@ class MaskFunctions:
             if known is not None and known.mask is mask:
                 self._known[key] = known.opposite(opposite)
 
-    def shows_itself(self, term: Tensor) -> bool:
-        """Whether a term of a bias takes nothing worth mentioning from the score of a token with itself."""
-        known = on_diagonal(term, self._facts)
-        return known is not None and known[0] >= MASKED_AT_MOST / 10
+    def shows_itself(self, term: Tensor, mask: Tensor, hides_by: float) -> bool:
+        """Whether a term of a bias leaves the score of a token with itself far above what `hides_by` is added to.
+
+        Args:
+            term: the part of the bias.
+            mask: what the bias hides; it holds zeros and ones.
+            hides_by: a number far below zero.
+        """
+
+        def of_mask(tensor: Tensor) -> Range | None:
+            function = self.of(tensor)
+            if function is None or function.mask is not mask or not np.isfinite(function.table).all():
+                return None
+            return float(function.table.min()), float(function.table.max())
+
+        found = on_diagonal(term, Known(self._facts, of_mask))
+        return found is not None and found[0] >= max(hides_by, _LOWEST) / 10
 
     def _find(self, tensor: gs.Variable) -> MaskFunction | None:
         item = single(self._facts[tensor].value)

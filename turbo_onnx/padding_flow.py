@@ -8,6 +8,8 @@ matters reads them. Going from the outputs to the inputs, every reader of a tens
 - a token-wise node minds if its results' readers do;
 - attention whose bias hides the padding keys does not mind for keys and values (where it may show them to rows of
   padding: if its results' readers do not), and for queries if its results' readers do not;
+- what moves rows to other axes and computes a bias of attention from them does not mind if the attention does not mind
+  what is added to the scores of padding, as query and as key;
 - a product with the mask, or a choice by it, does not mind: its padding rows are the same number whatever it reads;
 - pooling does not mind where it takes the first token of this mask, or where padding rows are known not to count;
 - anything else minds.
@@ -17,6 +19,7 @@ A node whose results' padding rows matter stays as it is, and so does all that i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +29,15 @@ import onnx_graphsurgeon as gs
 from turbo_onnx.attention_masks import AttentionMask
 from turbo_onnx.custom_ops.specification import DOMAIN
 from turbo_onnx.custom_ops.varlen_attention.window import window_of
+from turbo_onnx.dims import as_dim
 from turbo_onnx.graph import Tensor, consumers, input_or_none, integers, is_op
 from turbo_onnx.layout import Role, TokenLayout, Tokenwise
 from turbo_onnx.masks import MASKED_AT_MOST, MaskFunctions
 from turbo_onnx.model import Model
+from turbo_onnx.token_axes import Axes, token_axes
+
+_BIAS = 5
+"""Which operand of VarlenAttention is added to its scores."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class PaddingFlow:
         self._masks = masks
         self._minded: set[int] = set()
         self._tokenwise: dict[int, Tokenwise | None] = {}
-        self._inner = {id(node) for node in model.graph.nodes}
+        self._inner = {id(node): number for number, node in enumerate(model.graph.nodes)}
+        self._outputs = {id(tensor) for tensor in model.graph.outputs}
         self._origins = self._find_origins(model)
         self._keys = self._find_keys(model)
         for tensor in (*(t for node in model.graph.nodes for t in node.outputs), *model.graph.outputs):
@@ -252,11 +261,46 @@ class PaddingFlow:
             return all(operand is not tensor for operand in node.inputs[1:])
         rule = self.tokenwise(node)
         if rule is None:
-            return False
+            return self._ends_in_bias(node, tensor)
         roles_here = [role for role, operand in zip(rule.roles, node.inputs, strict=False) if operand is tensor]
         if any(role is not Role.TOKEN for role in roles_here):
             return False
         return all(self.ignorable(o) or self.padding_value(o) is not None for o in node.outputs if not o.is_empty())
+
+    def _ends_in_bias(self, node: gs.Node, tensor: Tensor) -> bool:
+        """Whether all that becomes of the rows behind the node is added to scores of attention, token by token.
+
+        Rows of a mask are what hides padding there, and never count as such.
+        """
+        function = self._functions.of(tensor)
+        if self.layout.lead(tensor) != 2 or (function is not None and function.mask is not None):
+            return False
+        found: dict[int, Axes] = {id(tensor): frozenset((1 - len(tensor.shape),))}
+        waiting = {self._inner[id(node)]: node}
+        while waiting:
+            number = min(waiting)
+            reader = waiting.pop(number)
+            operands = {index: found[id(t)] for index, t in enumerate(reader.inputs) if id(t) in found}
+            if is_op(reader, "VarlenAttention", domain=DOMAIN):
+                if not self._takes_bias(reader, operands):
+                    return False
+                continue
+            axes = token_axes(reader, operands, as_dim(self.layout.batch))
+            result = reader.outputs[0]
+            if axes is None or self.layout.lead(result) or id(result) in self._outputs or self._is_read_inside(result):
+                return False
+            found[id(result)] = axes
+            waiting |= {self._inner[id(r)]: r for r in consumers(result) if not is_op(r, "Shape")}
+        return True
+
+    def _takes_bias(self, attention: gs.Node, operands: Mapping[int, Axes]) -> bool:
+        """Whether rows of padding do not matter in a bias of attention that has these token axes."""
+        mask = self.attention(attention)
+        if mask is None or set(operands) != {_BIAS} or not self.ignorable(attention.outputs[0]):
+            return False
+        shape = attention.inputs[_BIAS].shape
+        batched = shape is not None and len(shape) == 4 and shape[0] == self.layout.batch
+        return batched and mask.from_tokens and operands[_BIAS] <= {-2, -1}
 
 
 def _is_put_among_rows(first: Tensor) -> bool:

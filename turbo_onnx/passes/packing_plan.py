@@ -34,6 +34,7 @@ class PackingPlan:
         self.attentions: set[int] = {id(node) for node in nodes if self.packs_attention(node)}
         self.rules: dict[int, Tokenwise] = {}
         self._plan(nodes)
+        self._leave_views(nodes)
 
     @property
     def empty(self) -> bool:
@@ -81,13 +82,11 @@ class PackingPlan:
                 yield tensor
 
     def _leaves(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._packed and any(
-            id(reader) not in self.rules
-            and id(reader) not in self.attentions
-            and not is_op(reader, "Shape")
-            and self._flow.pooling(reader) is None
-            for reader in consumers(tensor)
-        )
+        return id(tensor) in self._packed and any(self._reads_padded(reader) for reader in consumers(tensor))
+
+    def _reads_padded(self, reader: gs.Node) -> bool:
+        written = id(reader) in self.rules or id(reader) in self.attentions
+        return not written and not is_op(reader, "Shape") and self._flow.pooling(reader) is None
 
     def _plan(self, nodes: Sequence[gs.Node]) -> None:
         """Which token-wise nodes run on packed rows: those that read packed ones, and those that begin a chain."""
@@ -107,6 +106,17 @@ class PackingPlan:
             if begins or any(id(tensor) in packed for tensor in tokens):
                 self.rules[id(node)] = rule
                 packed.update(id(tensor) for tensor in results)
+
+    def _leave_views(self, nodes: Sequence[gs.Node]) -> None:
+        """Rearranged rows that only padded nodes read are a view of restored rows, which others may read, too."""
+        for node in reversed(nodes):
+            rule = self.rules.get(id(node))
+            if rule is None or rule.rearranged is None or id(node.inputs[0]) not in self._packed:
+                continue
+            readers = consumers(node.outputs[0])
+            if readers and all(self._reads_padded(reader) for reader in readers):
+                del self.rules[id(node)]
+                self._packed.discard(id(node.outputs[0]))
 
     def _writable(self, node: gs.Node, rule: Tokenwise) -> bool:
         """Whether every row involved has a known size, and those that come out have a type that can be restored."""
