@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from tests.branch_models import branch_model, branches, large_initializers, merged_decoder, operators_in
 from tests.decoders import WEIGHTS, attention
-from tests.passes.support import equivalent, normal, run
+from tests.passes.support import equivalent, graph, normal, run
 from turbo_onnx import optimizer, pipeline, shapes
 from turbo_onnx.branches import Branches
 from turbo_onnx.errors import Reject
@@ -305,6 +306,30 @@ def test_a_difference_in_either_branch_is_found(wrong: int) -> None:
     found = verify(before.SerializeToString(), after.SerializeToString(), describe(model))
     assert found.ok is False
     assert {"flags true" in failure for failure in found.failures} == {wrong == names(before).index("then_branch")}
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind"),
+    [
+        ("c = Cast<to = 9>(n)", "flags"),
+        ("one = Constant<value_int = 1>() e = Equal(n, one) c = Not(e)", "flags"),
+        ("s = Cast<to = 1>(n) x2 = Mul(x, s) c = Cast<to = 9>(n)", "integers"),
+    ],
+)
+def test_integers_that_only_choose_a_branch_choose_each(condition: str, kind: str) -> None:
+    then, other = ("y1 = Neg(x)", "y2 = Abs(x)") if kind == "flags" else ("y1 = Neg(x2)", "y2 = Abs(x2)")
+    text = (
+        f"g (float[B] x, int64 n) => (float[B] y) {{ {condition} y = If(c) "
+        f"<then_branch = t () => (float[B] y1) {{ {then} }}, else_branch = o () => (float[B] y2) {{ {other} }}> }}"
+    )
+    before = onnx.parser.parse_model(graph(text))
+    specs = describe(Model.from_proto(before))
+    assert [spec.kind for spec in specs] == ["numbers", kind]
+    if kind == "flags":
+        for number in range(2):
+            after = onnx.ModelProto.FromString(before.SerializeToString())
+            [inner for inner in inner_graphs(after) if inner.node][number].node[0].op_type = "Exp"
+            assert verify(before.SerializeToString(), after.SerializeToString(), specs).ok is False
 
 
 def names(proto: onnx.ModelProto) -> list[str]:

@@ -4,6 +4,7 @@
 |---|---|
 | ids | its integers index a table (Gather, OneHot), or the rows of another input; they are drawn from its rows |
 | a mask | it is the mask that packing found; else integers or booleans of rank 2 and more that index nothing |
+| flags | they are booleans, or integers of which only conditions of Ifs are made; both are tried, on and off |
 | numbers | it is floating point: drawn from a normal distribution |
 
 Which dynamic dimensions are the batch, the length, a past length or their sum is found by trying the original model.
@@ -31,6 +32,7 @@ Feed = dict[str, np.ndarray[Any, Any]]
 _SAME_ELEMENTS = (
     "Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Concat", "Tile"
 )  # fmt: skip
+_TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
 _FEW = 2
 _MULTIPLES = ((1, 8, 16, 64), (512,))
 """What lengths are rounded up to where others are refused (chunks, convolutions); the second, where those are, too."""
@@ -131,7 +133,9 @@ def _describe(tensor: gs.Variable, mask: str | None) -> InputSpec:
         within = _dimension_indexed(tensor)
         if within is not None:
             return InputSpec(tensor.name, dtype, shape, "ids", within=within)
-        return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "integers")
+        if len(shape) < 2:
+            return InputSpec(tensor.name, dtype, shape, "flags" if _only_decides(tensor) else "integers")
+        return InputSpec(tensor.name, dtype, shape, "mask")
     if dtype.kind == "b":
         return InputSpec(tensor.name, dtype, shape, "mask" if len(shape) >= 2 else "flags")
     if dtype.kind == "f" or dtype.name == "bfloat16":
@@ -144,6 +148,15 @@ def _dimensions(tensor: gs.Variable) -> tuple[int | str, ...]:
     return tuple(
         dim if isinstance(dim, int) and dim >= 0 else str(dim or f"{tensor.name} axis {axis}")
         for axis, dim in enumerate(tensor.shape or ())
+    )
+
+
+def _only_decides(tensor: Tensor) -> bool:
+    """Whether nothing is made of the tensor but conditions of Ifs."""
+    readers = consumers(tensor)
+    return bool(readers) and all(
+        is_op(reader, "If") or (is_op(reader, *_TRUTHS, *_SAME_ELEMENTS) and _only_decides(reader.outputs[0]))
+        for reader in readers
     )
 
 
@@ -306,7 +319,8 @@ def _values(
     if spec.kind == "integers":
         return random.integers(1, max(2, length + 1), shape).astype(spec.dtype)
     if spec.kind == "flags":
-        return random.integers(0, 2, shape).astype(bool) if recipe.flags is None else np.full(shape, recipe.flags)
+        flags = random.integers(0, 2, shape) if recipe.flags is None else np.full(shape, recipe.flags)
+        return flags.astype(spec.dtype)
     return random.standard_normal(shape).astype(spec.dtype)
 
 
