@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks import gpu
 from benchmarks.command_line import JSON
 from turbo_onnx import autotune, node_timing
+from turbo_onnx.custom_ops import spec
 from turbo_onnx.custom_ops.cuda.lookup import variants_of
 from turbo_onnx.custom_ops.cuda.samples import Batch, sample
 from turbo_onnx.custom_ops.cuda.targets import sm
@@ -66,7 +67,7 @@ def row_cases(element: str, width: int) -> dict[str, Case]:
         others = {"token_index": "int64", "mask": "int64", "cu_seqlens": "int32"}
         others |= {"index": "int64", "cos": "float32", "sin": "float32"}
         types = {name: "int64" if name.endswith("_ids") else others.get(name, element) for name in shapes}
-        return Use(operator, types, shapes, attributes)
+        return Use(operator, types, shapes, spec(operator).complete(attributes))
 
     ends = {"gamma": vector, "beta": vector, "output": row}
     tables = {"word_table": (30522, width), "token_type_table": (2, width), "position_table": (512, width)}
@@ -116,7 +117,7 @@ def attention_use(element: str) -> Use:
         "output": ("T", HEADS * HEAD),
     }
     types = dict.fromkeys(shapes, element) | {"cu_seqlens": "int32"}
-    attributes = {"num_heads": HEADS, "scale": HEAD**-0.5, "causal": 0, "guard": 0}
+    attributes = spec("VarlenAttention").complete({"num_heads": HEADS, "scale": HEAD**-0.5})
     return Use("VarlenAttention", types, shapes, attributes)
 
 
