@@ -76,6 +76,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "minilm": lambda: minilm.load(real=minilm.package_folder() is not None),
     "bert-base": untrained.load,
     "modernbert-base": lambda: untrained.load("modernbert-base__dy20"),
+    "deberta-v3-base": lambda: untrained.load("deberta-v3-base__ts17"),
 }
 
 

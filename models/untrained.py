@@ -21,6 +21,7 @@ GRAPHS = {
     "bert-base__ts17": "TorchScript exporter, opset 17, scaled dot-product attention",
     "bert-base__dy20": "dynamo exporter, opset 20, scaled dot-product attention",
     "modernbert-base__dy20": "ModernBERT-base, dynamo exporter, opset 20",
+    "deberta-v3-base__ts17": "DeBERTa-v3-base, TorchScript exporter, opset 17",
     "gpt2-cache__ts17": "GPT-2 (124M) with a cache of keys and values, TorchScript exporter, opset 17",
     "smollm-cache__dy20": "SmolLM-135M with a cache of keys and values, dynamo exporter, opset 20",
 }
