@@ -73,6 +73,7 @@ BOUNDED = {
     "a product": "y = MatMul(n, wq)",
     "a quotient": "p = MatMul(n, wq) y = Div(p, shy)",
     "a look-up": "p = MatMul(n, wq) i = Cast<to = 7>(w) z = Mul(i, pad) y = GatherElements<axis = -1>(p, z)",
+    "half of a row": "p = MatMul(n, wq) l, y = Split<axis = -1>(p)",
     "a product of rows": "t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(n, t)",
 }
 UNBOUNDED = {

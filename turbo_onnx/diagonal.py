@@ -40,7 +40,7 @@ _ANY_TRUTH = (0.0, 1.0)
 _DEPTH = 24
 _LARGEST_CONSTANT = 1 << 22  # elements
 _KEEPING = ("Cast", "Expand", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-_MOVING = ("Gather", "GatherElements", "Slice", "Tile", "Transpose", *_KEEPING)
+_MOVING = ("Gather", "GatherElements", "Slice", "Split", "Tile", "Transpose", *_KEEPING)
 _WITHIN_ONE = ("Cos", "Erf", "Sigmoid", "Sin", "Softmax", "Tanh")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "Equal": lambda a, b: bool(a == b),

@@ -30,7 +30,7 @@ from turbo_onnx.padding_mask import ReadMask
 from turbo_onnx.precision import Precision
 from turbo_onnx.sessions import Level, Session, explain, library_available, open_on_gpu, open_session
 from turbo_onnx.tolerances import COARSE_TOLERANCES, TOLERANCES, Tolerance, deviation, difference_of
-from turbo_onnx.verify_inputs import RECIPES, RECIPES_OF_DECODERS, Feed, InputSpec, with_flags
+from turbo_onnx.verify_inputs import RECIPES, RECIPES_OF_DECODERS, Feed, InputSpec, telling, with_flags
 
 Array = np.ndarray[Any, Any]
 _VISIBLE = 1e-3  # the noise from which on outputs are not called equal
@@ -256,7 +256,8 @@ def _made_cases(session: Session, specs: Sequence[InputSpec], seed: int, skipped
         skipped.append(f"the original model ran on none of the inputs made for it: {refusal}")
         return []
     cases = []
-    recipes = (*RECIPES, *(RECIPES_OF_DECODERS if "past" in found[0].values() else ()))
+    roles = set(found[0].values())
+    recipes = telling((*RECIPES, *(RECIPES_OF_DECODERS if "past" in roles else ())), specs, roles)
     for recipe in (variant for one in recipes for variant in with_flags(one, specs)):
         try:
             cases.append(Case(recipe.name, *runs.run(recipe, found)))

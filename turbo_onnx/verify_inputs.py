@@ -12,7 +12,7 @@ Which dynamic dimensions are the batch, the length, a past length or their sum i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -34,6 +34,7 @@ _SAME_ELEMENTS = (
 )  # fmt: skip
 _TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
 _FEW = 2
+_FEWEST = 3
 _MULTIPLES = ((1, 8, 16, 64), (512,))
 """What lengths are rounded up to where others are refused (chunks, convolutions); the second, where those are, too."""
 
@@ -292,6 +293,22 @@ def make(specs: Sequence[InputSpec], recipe: Recipe, layout: Layout, multiple: i
         limit = None if spec.within is None else sizes[layout[spec.within]]
         feed[spec.name] = _values(spec, shape, recipe, random, length, limit)
     return feed
+
+
+def telling(recipes: Sequence[Recipe], specs: Sequence[InputSpec], roles: Set[str]) -> list[Recipe]:
+    """The recipes but for those that differ from an earlier one in numbers only, and not in sizes; three at the least.
+
+    Args:
+        recipes: the cases.
+        specs: the model's inputs.
+        roles: of its dynamic dimensions, as a `Layout` has them.
+    """
+    seen: dict[object, Recipe] = {}
+    for number, recipe in enumerate(recipes):
+        sizes = [(size, getattr(recipe, size)) for size in ("batch", "length", "past") if size in roles]
+        alone = roles <= {"batch", "length", "past"} and all(spec.kind in ("numbers", "flags") for spec in specs)
+        seen.setdefault(tuple(sizes) if alone else number, recipe)
+    return list(seen.values()) if len(seen) >= _FEWEST else list(recipes[:_FEWEST])
 
 
 def with_flags(recipe: Recipe, specs: Sequence[InputSpec]) -> list[Recipe]:
