@@ -16,7 +16,7 @@ CONSTANTS = """
     int64[1] axis0 = {0}, int64[1] axis1 = {1}, int64[2] axes12 = {1, 2}, int64 first = {0}, int64 step = {1},
     int64 two = {2}, int64 ever = {1073741824}, float one = {1}, float zero = {0},
     float lowest = {-3.4028234663852886e+38}, float infinite = {-inf}, float half = {0.5},
-    float shy = {-1}, bool yes = {1}
+    float shy = {-1}, float few = {-10000}, float large = {900}, bool yes = {1}
 """
 PARTS = """
     sh = Shape(mask) size = Gather(sh, step) at = Range(first, size, step) row = Unsqueeze(at, axis1)
@@ -326,3 +326,12 @@ def test_formulas_of_positions_are_windows_often_enough() -> None:
         found = mask_of(f"{drawn.text} b = And({seen}, keys) bias = Where(b, zero, lowest)")
         windows += found is not None and found.window not in ((None, None), (None, 0))
     assert windows >= 12
+
+
+@pytest.mark.parametrize(("terms", "sees_itself"), [(1, True), (2, False)])
+def test_terms_that_hide_little_each_may_hide_together(terms: int, sees_itself: bool) -> None:
+    hidden = "f = Cast<to = 1>(row) g = Tanh(f) t = Mul(g, large) b0 = Mul(hidden, few) "
+    sums = "".join(f"b{n + 1} = Add(b{n}, t) " for n in range(terms))
+    found = mask_of(hidden + sums.replace(f"b{terms} =", "bias ="))
+    assert found is not None
+    assert found.from_tokens is sees_itself

@@ -74,11 +74,14 @@ BOUNDED = {
     "a quotient": "p = MatMul(n, wq) y = Div(p, shy)",
     "a look-up": "p = MatMul(n, wq) i = Cast<to = 7>(w) z = Mul(i, pad) y = GatherElements<axis = -1>(p, z)",
     "half of a row": "p = MatMul(n, wq) l, y = Split<axis = -1>(p)",
+    "fractions cut off": "s = Sigmoid(n) p = Add(s, two_thirds) i = Cast<to = 7>(p) y = Cast<to = 1>(i)",
     "a product of rows": "t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(n, t)",
 }
 UNBOUNDED = {
     "an exponential": "e = Exp(n) y = MatMul(e, wq)",
     "a quotient by what may be zero": "y = Div(one, n)",
+    "the mean of what is normalized": "z, y = LayerNormalization(w, gamma, beta)",
+    "more than a type holds": "t = Mul(n, thousand) h = Mul(t, thousand) i = Cast<to = 3>(h) y = Cast<to = 1>(i)",
     "a sum of any number of products": "t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(t, n)",
 }
 
@@ -86,7 +89,7 @@ UNBOUNDED = {
 @pytest.mark.parametrize("name", [*BOUNDED, *UNBOUNDED])
 def test_computed_numbers_stay_within_what_is_known_of_them(name: str) -> None:
     nodes = (BOUNDED | UNBOUNDED)[name]
-    graph = model(ROWS + nodes, "float[P,Q,R] y")
+    graph = model(ROWS + nodes, "float[P,Q,R] y", constants=", float two_thirds = {1.6666}")
     found = on_diagonal(graph.graph.outputs[0], Known(shapes.infer(graph)))
     if name in UNBOUNDED:
         assert found is None

@@ -42,6 +42,10 @@ CASES: dict[str, tuple[str, str, dict[int, set[int]], set[int] | None]] = {
     "a sum over tokens": (SCORES, "y = MatMul(x, x)", {0: {-2, -1}}, None),
     "a sum over a product's tokens": (SCORES, "y = MatMul(x, x)", {1: {-2}}, None),
     "look-up": (HEADS, "y = GatherElements<axis = -1>(x, where)", {0: {-2}}, {-2}),
+    "look-up by tokens": (HEADS, "i = Cast<to = 7>(x) y = GatherElements<axis = -1>(five, i)", {1: {-2}}, None),
+    "quotients": (SCORES, "y = Div(x, one)", {0: {-1}}, {-1}),
+    "divisors": (SCORES, "y = Div(one, x)", {1: {-1}}, None),
+    "what zero has none of": (SCORES, "y = Log(x)", {0: {-1}}, None),
     "look-up of tokens": (HEADS, "y = GatherElements<axis = 2>(x, where)", {0: {-2}}, None),
     "look-up of sequences": (HEADS, "y = GatherElements<axis = 0>(x, where)", {0: {-2}}, None),
     "a look-up that leaves tokens out": (HEADS, "y = GatherElements<axis = 3>(x, short)", {0: {-2}}, None),
@@ -64,7 +68,7 @@ CONSTANTS = (
     "int64[4] again = {2, 1, 1, 1},"
     "int64[4] split = {-1, 3, 0, 4}"
 )
-INPUTS = "float[4,6] table, int64[B,2,S,5] where, int64[B,2,R,5] short, float[B,2,S,S] full"
+INPUTS = "float[4,6] table, int64[B,2,S,5] where, int64[B,2,R,5] short, float[B,2,S,S] full, float[B,2,S,5] five"
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -36,7 +36,7 @@ class AttentionMask:
         from_tokens: whether they are hidden from all rows of real tokens, since those see themselves at the least.
         inverted: see `mask`.
         window: which distances of keys the bias shows to rows of real tokens. It is only known where it is `alone`.
-        hides_by: the number, far below zero, that is added to hidden keys at the most.
+        hides_by: a number far below zero; no more than that is added to hidden keys.
     """
 
     mask: Tensor
@@ -71,7 +71,7 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
         for tensor, other in (node.inputs, node.inputs[::-1]):
             part = attention_mask(tensor, functions)
             if part is not None:
-                return _with_term(part, other, functions)
+                return _with_term(part, other, functions, added=True)
     if is_op(node, "Where") and node is not None:
         for shown_index, hidden_index in ((1, 2), (2, 1)):
             choice, number = functions.of(node.inputs[0]), functions.of(node.inputs[hidden_index])
@@ -81,14 +81,23 @@ def attention_mask(bias: Tensor, functions: MaskFunctions) -> AttentionMask | No
             added = np.where(choice.table, choices[shown_index - 1], choices[hidden_index - 1])
             part = _proven(MaskFunction(choice.mask, choice.views, added))
             if part is not None:
-                return _with_term(part, node.inputs[shown_index], functions)
+                return _with_term(part, node.inputs[shown_index], functions, added=False)
     return None
 
 
-def _with_term(part: AttentionMask, term: Tensor, functions: MaskFunctions) -> AttentionMask:
-    """What is left of a mask where a term is added that is not known as a mask is."""
-    shown = part.from_tokens and functions.shows_itself(term, part.mask, part.hides_by)
-    return AttentionMask(part.mask, False, False, shown, part.inverted, hides_by=part.hides_by)
+def _with_term(part: AttentionMask, term: Tensor, functions: MaskFunctions, *, added: bool) -> AttentionMask:
+    """What is left of a mask where there is a term that is not known as a mask is.
+
+    Args:
+        part: the mask.
+        term: what it is added to, or what stands where it hides nothing.
+        functions: of the graph.
+        added: which of both.
+    """
+    hidden = not added or functions.stays_below(term, part.mask, part.hides_by)
+    shown = part.from_tokens and hidden and functions.shows_itself(term, part.mask, part.hides_by)
+    by = part.hides_by / 2  # terms add up: each may take half of what the one before might
+    return AttentionMask(part.mask, False, False, shown, part.inverted, hides_by=by)
 
 
 def _proven(function: MaskFunction) -> AttentionMask | None:

@@ -75,6 +75,8 @@ def on_diagonal(tensor: Tensor, known: Known, depth: int = _DEPTH) -> Range | No
         return -1.0, 1.0
     if is_op(node, "Gather") and isinstance(node.inputs[0], gs.Constant):
         return _range_of(node.inputs[0])
+    if is_op(node, "Cast"):
+        return _cast(on_diagonal(node.inputs[0], known, depth - 1), node)
     if is_op(node, *_KEEPING) and _keeps_ends(node):
         return on_diagonal(node.inputs[0], known, depth - 1)
     if is_op(node, *_MOVING, *_SUMS):
@@ -82,8 +84,14 @@ def on_diagonal(tensor: Tensor, known: Known, depth: int = _DEPTH) -> Range | No
     return _computed(node, [on_diagonal(operand, known, depth - 1) for operand in node.inputs])
 
 
-def anywhere(tensor: Tensor, known: Known, depth: int) -> Range | None:
-    """Between which numbers all elements are, whatever the model's inputs are; None where it is not known."""
+def anywhere(tensor: Tensor, known: Known, depth: int = _DEPTH) -> Range | None:
+    """Between which numbers all elements are, whatever the model's inputs are; None where it is not known.
+
+    Args:
+        tensor: of numbers or truths.
+        known: of its graph.
+        depth: how many nodes to look back.
+    """
     item = single(known.facts[tensor].value)
     if isinstance(item, int):
         return float(item), float(item)
@@ -95,11 +103,31 @@ def anywhere(tensor: Tensor, known: Known, depth: int) -> Range | None:
         return _without_looking(tensor)
     if is_op(node, *_WITHIN_ONE):
         return -1.0, 1.0
+    if is_op(node, "Cast"):
+        return _cast(anywhere(node.inputs[0], known, depth - 1), node)
     if is_op(node, *_MOVING):
         return anywhere(node.inputs[0], known, depth - 1)
+    if node.outputs[0] is not tensor:  # as the mean that a normalization takes away
+        return None
     if is_op(node, *_SUMS):
         return _SUMS[node.op](node, known, depth)
     return _computed(node, [anywhere(operand, known, depth - 1) for operand in node.inputs])
+
+
+def _cast(part: Range | None, node: gs.Node) -> Range | None:
+    """Towards zero where the type has no fractions; what it cannot hold is infinite, or anything if it is whole."""
+    dtype = node.outputs[0].dtype
+    if part is None or not isinstance(dtype, np.dtype | type):
+        return part
+    if np.dtype(dtype).kind in "iu":
+        limits = np.iinfo(dtype)
+        held = limits.min <= part[0] and part[1] <= limits.max
+        return (float(int(part[0])), float(int(part[1]))) if held else None
+    if np.dtype(dtype).kind != "f":
+        return part
+    largest = float(np.finfo(dtype).max)
+    low, high = (number if abs(number) <= largest else np.copysign(np.inf, number) for number in part)
+    return float(low), float(high)
 
 
 def _matrix_product(node: gs.Node, known: Known, depth: int) -> Range | None:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.diagonal import Known, Range, on_diagonal
+from turbo_onnx.diagonal import Known, Range, anywhere, on_diagonal
 from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.distances import AtLeast, compared
-from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value
+from turbo_onnx.graph import Tensor, consumers, is_op, producer, scalar_value, subgraphs
 from turbo_onnx.inference.values import single
 from turbo_onnx.model import Model
 from turbo_onnx.numpy_operators import ELEMENTWISE
@@ -115,6 +115,19 @@ class MaskFunctions:
             mask: what the bias hides; it holds zeros and ones.
             hides_by: a number far below zero.
         """
+        found = on_diagonal(term, self._with_mask(mask))
+        return found is not None and found[0] >= max(hides_by, _LOWEST) / 10
+
+    def stays_below(self, term: Tensor, mask: Tensor, hides_by: float) -> bool:
+        """Whether a term of a bias nowhere shows what `hides_by` is added to. Arguments are those of `shows_itself`.
+
+        What is made of positions alone is the same whatever tokens hold, and taken to leave hidden keys hidden.
+        """
+        found = anywhere(term, self._with_mask(mask))
+        return _is_of_positions(term) if found is None else found[1] <= -max(hides_by, _LOWEST) / 10
+
+    def _with_mask(self, mask: Tensor) -> Known:
+        """What is known of the graph if this mask holds zeros and ones."""
 
         def of_mask(tensor: Tensor) -> Range | None:
             function = self.of(tensor)
@@ -122,8 +135,7 @@ class MaskFunctions:
                 return None
             return float(function.table.min()), float(function.table.max())
 
-        found = on_diagonal(term, Known(self._facts, of_mask))
-        return found is not None and found[0] >= max(hides_by, _LOWEST) / 10
+        return Known(self._facts, of_mask)
 
     def _find(self, tensor: gs.Variable) -> MaskFunction | None:
         item = single(self._facts[tensor].value)
@@ -222,6 +234,23 @@ def _axis_map(node: gs.Node, before: list[Any], after: list[Any]) -> dict[int, i
 def _number(tensor: gs.Constant) -> np.ndarray | None:
     value = scalar_value(tensor)
     return None if value is None else np.array(value, dtype=tensor.dtype)
+
+
+def _is_of_positions(tensor: Tensor) -> bool:
+    """Whether the tensor depends on sizes and constants only."""
+    seen: set[int] = set()
+    stack = [tensor]
+    while stack:
+        current = stack.pop()
+        node = producer(current)
+        if isinstance(current, gs.Constant) or current.is_empty() or is_op(node, "Shape", "Size"):
+            continue
+        if node is None or any(True for _ in subgraphs(node)):
+            return False
+        if id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(node.inputs)
+    return True
 
 
 def is_index(tensor: Tensor) -> bool:

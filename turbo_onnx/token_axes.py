@@ -5,6 +5,9 @@ along such axes name. Rows of tokens [B, S, …] have one, the second. Behind th
 looked up by relative positions they keep it, elsewhere. Axes are counted from the last: -1. Which sequence an element
 is of is told by its index along the first axis (behind axes of size 1), which runs over sequences, or over sequences
 and, inside of each, other things.
+
+Rows of padding may hold anything, zeros among it, where others stood. So only operators are followed that give a
+finite number for finite ones and cannot fail: what is divided by tokens, or looked up by them, is not.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import onnx_graphsurgeon as gs
 
 from turbo_onnx.dims import Dim, as_dim
 from turbo_onnx.graph import Tensor, is_op
-from turbo_onnx.layout import is_elementwise
 
 Axes = frozenset[int]
 
@@ -34,7 +36,7 @@ def token_axes(node: gs.Node, operands: Mapping[int, Axes], batch: Dim | int) ->
         return None
     if is_op(node, *_REARRANGING):
         return _rearranged(node, operands, batch)
-    rule = _broadcast if is_elementwise(node) else _RULES.get(node.op) if is_op(node, node.op) else None
+    rule = _RULES.get(node.op) if is_op(node, node.op) else None
     axes = None if rule is None else rule(node, operands)
     if axes is None:
         return None
@@ -72,11 +74,11 @@ def _matrix_product(node: gs.Node, operands: Mapping[int, Axes]) -> Axes | None:
 
 def _looked_up(node: gs.Node, operands: Mapping[int, Axes]) -> Axes | None:
     """GatherElements: along other axes than its own every element comes from its own place."""
+    if set(operands) != {0}:
+        return None
     axis = node.attrs.get("axis", 0)
     axis = axis if axis < 0 else axis - _rank(node.inputs[0])
-    if axis == -_rank(node.inputs[0]) or axis in operands.get(0, Axes()):
-        return None
-    return Axes().union(*operands.values())
+    return None if axis == -_rank(node.inputs[0]) or axis in operands[0] else operands[0]
 
 
 def _rearranged(node: gs.Node, operands: Mapping[int, Axes], batch: Dim | int) -> Axes | None:
@@ -122,7 +124,10 @@ def _rank(tensor: Tensor) -> int:
 
 _REARRANGING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _RULES: dict[str, Callable[[gs.Node, Mapping[int, Axes]], Axes | None]] = {
-    **dict.fromkeys(("Expand", "Tile"), _first_operand),
+    **dict.fromkeys(
+        "Abs Add Cast Clip Erf Identity Max Mean Min Mul Neg Relu Sigmoid Sub Sum Tanh Where".split(), _broadcast
+    ),
+    **dict.fromkeys(("Div", "Expand", "Tile"), _first_operand),
     "GatherElements": _looked_up,
     "MatMul": _matrix_product,
     "Transpose": _transposed,
