@@ -176,3 +176,19 @@ def test_elements_that_a_type_does_not_hold_are_unknown_one_by_one() -> None:
 def test_a_stack_is_compared_part_by_part() -> None:
     assert Stack((Affine(0, (1,)),)) == Stack((Affine(0, (1,)),))
     assert Stack((Affine(0, (1,)),)) != Stack((Affine(1, (1,)),))
+
+
+LARGE = {
+    "beyond int64": np.full(70, 2**63, np.uint64),
+    "steps beyond int64": np.array([[-(2**63), 2**63 - 1]] * 70),
+    "a step from the largest number down": np.array([[2**64 - 1, 0]] * 70, np.uint64),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_numbers_that_no_size_has_are_not_known(name: str) -> None:
+    assert values.of_constant(LARGE[name]) is None
+
+
+def test_the_lowest_number_is_known() -> None:
+    assert values.of_constant(np.full(70, -(2**63))) == Uniform(-(2**63))

@@ -91,6 +91,9 @@ def of_constant(array: np.ndarray) -> Value | None:
     last = origin + sum(step * (size - 1) for step, size in zip(steps, array.shape, strict=True))
     if last != int(array[(-1,) * array.ndim]):  # so nearly all weights of integers are told from an arange at once
         return None
+    held = np.iinfo(np.int64)
+    if not all(held.min <= number <= held.max for number in (origin, *steps)):  # the comparison cannot hold them
+        return None
     expected = np.full(array.shape, origin, dtype=np.int64)
     for axis, (step, size) in enumerate(zip(steps, array.shape, strict=True)):
         shape = [1] * array.ndim
