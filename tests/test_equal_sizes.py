@@ -246,12 +246,16 @@ LAYERS = """
     to = Transpose<perm = [0, 2, 1, 3]>(o) first = Reshape(to, merge)
     other_scores = MatMul(q, other_turned) other_biased = Add(other_scores, bias)
     other_p = Softmax<axis = -1>(other_biased) other_o = MatMul(other_p, other_value)
-    other_to = Transpose<perm = [0, 2, 1, 3]>(other_o) second = Reshape(other_to, merge) y = Add(first, second)
+    other_to = Transpose<perm = [0, 2, 1, 3]>(other_o) second = Reshape(other_to, merge) sum = Add(first, second)
 """
 
 
-def two_layers() -> Model:
-    """Two attentions on caches of lengths of their own, which add one bias that is as long as the first's."""
+def two_layers(more: str = "y = Identity(sum)") -> Model:
+    """Two attentions on caches of lengths of their own, which add one bias that is as long as the first's.
+
+    Args:
+        more: nodes that make y of the layers' `sum` [B, S, 8], and of sizes of either cache.
+    """
     turned = "".join(f"{name}turned = Transpose<perm = [0, 1, 3, 2]>({name}key) " for name in ("", "other_"))
     caches = ", ".join(
         f"float[B,2,{size},4] past_{name}"
@@ -263,7 +267,8 @@ def two_layers() -> Model:
     text = graph(
         f"g (float[B,S,8] x, {caches}) => (float[B,S,8] y) <int64[4] split = {{0, 0, 2, 4}},"
         f" int64[3] merge = {{0, 0, 8}}, int64 two = {{2}}, int64 begin = {{0}}, int64 step = {{1}},"
-        f" int64[3] beside = {{0, 1, 2}}> {{ {HEADS} {nodes} }}"
+        f" int64[3] beside = {{0, 1, 2}}, int64[1] axis = {{2}}, int64[1] none = {{0}}, int64[1] rest = {{-1}},"
+        f" int64[1] four = {{4}}> {{ {HEADS} {nodes} {more} }}"
     )
     return parse(text, {name: normal(8, 8, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))})
 
@@ -285,3 +290,30 @@ def test_layers_that_add_one_mask_to_caches_of_lengths_of_their_own_are_all_fuse
     for each in (before, model):  # lengths that differ otherwise
         with pytest.raises(Exception, match=r"(?i)broadcast|must have|shape"):
             run(each, two_caches(1, 3, 5))
+
+
+PAST_LENGTHS = "s0 = Shape(past_key) p0 = Gather(s0, two) s1 = Shape(past_other_key) p1 = Gather(s1, two) "
+APART_AT_RUN_TIME = {
+    "how much longer one is": f"{PAST_LENGTHS} less = Sub(p1, p0) number = Cast<to = 1>(less) y = Add(sum, number)",
+    "whether they are equal": f"{PAST_LENGTHS} same = Equal(p1, p0) number = Cast<to = 1>(same) y = Add(sum, number)",
+    "whether one is longer": f"{PAST_LENGTHS} more = Less(p0, p1) number = Cast<to = 1>(more) y = Add(sum, number)",
+    "as many of one as the other has": (
+        "s = Shape(key) t = Gather(s, two) at = Range(begin, t, step) part = Gather<axis = 2>(other_key, at) "
+        "number = ReduceMax<keepdims = 0>(part) y = Add(sum, number)"
+    ),
+    "one in as many rows as the other has": (
+        "s = Shape(key) t = Gather(s, axis) target = Concat<axis = 0>(none, rest, t, four) "
+        "rows = Reshape(other_key, target) most = ReduceMax<axes = [2], keepdims = 0>(rows) "
+        "number = ReduceSum<keepdims = 0>(most) y = Add(sum, number)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART_AT_RUN_TIME)
+def test_what_is_computed_of_lengths_that_are_only_assumed_to_be_equal_is_computed_in_each_run(name: str) -> None:
+    model = two_layers(APART_AT_RUN_TIME[name])
+    before = model.to_proto()
+    pipeline.run(model, pipeline.select(Options()), checks=True)
+    assert [node.op for node in model.graph.nodes if node.domain == DOMAIN] == ["VarlenAttention"] * 2
+    for length, first, second in ((3, 5, 5), (1, 0, 0), (1, 0, 4), (1, 0, 1)):  # a bias for one key is broadcast
+        equivalent(before, model, two_caches(length, first, second))

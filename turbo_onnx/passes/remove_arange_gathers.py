@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from turbo_onnx import shapes
-from turbo_onnx.dims import Dim, as_dim, as_item
+from turbo_onnx.dims import Dim, as_dim, as_item, product
 from turbo_onnx.graph import Editor, Tensor, is_op, produced_by, remember_shape
 from turbo_onnx.inference.movement import is_iota
 from turbo_onnx.inference.reading import Dims
@@ -33,9 +33,11 @@ class RemoveArangeGathers(Pass):
         report = PassReport(self.name)
         edit = Editor(model.graph)
         facts = shapes.infer(model)
+        proven = shapes.infer_proven(model) if shapes.assumed_equal(model) else facts
         for node in list(model.graph.nodes):
             if is_op(node, "Gather"):
-                replacement = _plain_gather(edit, node, facts, model.opset)
+                whole = _takes_all(node, facts) and _takes_all(node, proven)
+                replacement = _plain_gather(edit, node, facts, model.opset) if whole else None
             elif is_op(node, "GatherND"):
                 replacement = _plain_gather_nd(edit, node, facts, model.opset)
                 if replacement is None and isinstance(facts[node.inputs[1]].value, Stack):
@@ -61,18 +63,26 @@ def _remember(view: Tensor, shape: Dims | None, facts: shapes.Facts) -> None:
         remember_shape(view, [as_item(size) for size in shape])
 
 
-def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:
+def _takes_all(node: gs.Node, facts: shapes.Facts) -> bool:
+    """Whether the indices of a Gather walk through the axis in order, from one end to the other."""
     data, indices = facts[node.inputs[0]], facts[node.inputs[1]]
     if data.shape is None or indices.shape is None or not isinstance(indices.value, Affine):
-        return None
+        return False
     axis = node.attrs.get("axis", 0) % len(data.shape)
-    count: Dim | int = 1
-    for size in indices.shape:
-        count = count * size
-    if count != data.shape[axis] or indices.value.offset != 0 or not is_iota(indices.value, indices.shape):
-        return None
-    result = data.shape[:axis] + indices.shape + data.shape[axis + 1 :]
-    return _reshaped(edit, node.inputs[0], data.shape, result, node, opset)
+    return (
+        product(indices.shape) == data.shape[axis]
+        and indices.value.offset == 0
+        and is_iota(indices.value, indices.shape)
+    )
+
+
+def _plain_gather(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:
+    """The view that a Gather is which takes all."""
+    shape, indices = facts[node.inputs[0]].shape, facts[node.inputs[1]].shape
+    assert shape is not None
+    assert indices is not None
+    axis = node.attrs.get("axis", 0) % len(shape)
+    return _reshaped(edit, node.inputs[0], shape, shape[:axis] + indices + shape[axis + 1 :], node, opset)
 
 
 def _plain_gather_nd(edit: Editor, node: gs.Node, facts: shapes.Facts, opset: int) -> Tensor | None:

@@ -36,13 +36,14 @@ class SimplifyShapes(Pass):
         report.facts["assumed_equal"] = sorted(set(facts.symbols.equalities))
         outputs = {id(tensor) for tensor in model.graph.outputs}
         assumed = shapes.assumed_equal(model)
+        proven = shapes.infer_proven(model) if assumed else facts
         for node in list(model.graph.nodes):
             if is_op(node, "Reshape"):
-                report.applied += _simplify_target(edit, node, facts)
+                report.applied += _simplify_target(edit, node, facts, proven)
             elif is_op(node, "Expand"):
                 report.applied += _drop_broadcast(edit, node, facts, assumed)
             for tensor in node.outputs:
-                value = _known(facts, tensor)
+                value = _known(proven, tensor)
                 if value is None or id(tensor) in outputs or not tensor.outputs:
                     continue
                 edit.replace(tensor, edit.constant(value, tensor.name))
@@ -64,17 +65,28 @@ def _known(facts: shapes.Facts, tensor: gs.Variable) -> np.ndarray | None:
     return None
 
 
-def _simplify_target(edit: Editor, node: gs.Node, facts: shapes.Facts) -> int:
+def _simplify_target(edit: Editor, node: gs.Node, facts: shapes.Facts, proven: shapes.Facts) -> int:
     source, result = facts[node.inputs[0]].shape, facts[node.outputs[0]].shape
     if source is None or result is None:
         return 0
     target = constant_target(source, result)
     fixed = integers(node.inputs[1]) is not None and not node.attrs.get("allowzero", 0)
-    if target is None or fixed:
+    if target is None or fixed or not _keeps_proven_sums(target, source, node, proven):
         return 0
     node.inputs[1] = edit.constant(np.array(target, dtype=np.int64), f"{node.name}_target")
     node.attrs.pop("allowzero", None)
     return 1
+
+
+def _keeps_proven_sums(target: list[int], source: Dims, node: gs.Node, proven: shapes.Facts) -> bool:
+    """Whether the axes that the target keeps and that are sums (past + new) stay as long as they are in every run."""
+    before, after = proven[node.inputs[0]].shape, proven[node.outputs[0]].shape
+    sums = [axis for axis, size in enumerate(target) if size == 0 and _is_sum(source[axis])]
+    return not sums or (before is not None and after is not None and all(before[a] == after[a] for a in sums))
+
+
+def _is_sum(size: Dim | int) -> bool:
+    return isinstance(size, Dim) and size.name is None
 
 
 def constant_target(source: Dims, result: Dims) -> list[int] | None:
