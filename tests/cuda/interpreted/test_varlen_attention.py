@@ -40,6 +40,19 @@ def test_a_soft_cap(softcap: float, scale: float) -> None:
     check(in_float32(dense(2, 9, 70, bias=bias, softcap=softcap, scale=scale, guard=1), "attention_bias"))
 
 
+@pytest.mark.parametrize("guard", [0, 1])
+def test_a_soft_cap_bounds_infinite_scores(guard: int) -> None:
+    query, key, value, bias, *rest = packed([40, 3], 16, heads=1, bias=True).inputs
+    assert query is not None
+    assert key is not None
+    assert bias is not None
+    query[5, 0], key[:, 0], bias[16] = np.inf, np.abs(key[:, 0]), 1.0
+    attributes = {"num_heads": 1, "scale": 0.25, "softcap": 5.0, "guard": guard}
+    case = Case("VarlenAttention", [query, key, value, bias, *rest], attributes)
+    assert np.isfinite(case.expected()[0]).all()
+    check(case)
+
+
 @pytest.mark.parametrize("value_size", [5, 16, 100])
 def test_values_of_another_head_size_than_keys(value_size: int) -> None:
     check(packed([70, 20], 16, value_size=value_size, bias=True))

@@ -294,7 +294,8 @@ def varlen_attention(
         exact += tl.load(bias + head * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)[None, :]
         of_keys = tl.load(bias + QUERY_WIDTH + shared * HEAD + column, mask=column < HEAD, other=0.0).to(tl.float32)
         shift = tl.sum(exact * of_keys[None, :], 1)
-        total += 0.0 * shift
+        if not SOFTCAP:  # which bounds what is not finite
+            total += 0.0 * shift
     if SOFTCAP or ATTENTION_BIAS:
         rate = scale
     if ATTENTION_BIAS:
