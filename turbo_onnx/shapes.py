@@ -108,15 +108,25 @@ def assumed_equal(model: Model) -> set[str]:
     Args:
         model: after `infer`.
     """
+    return without_assumptions(model)[0]
+
+
+def without_assumptions(model: Model) -> tuple[set[str], Facts | None]:
+    """What `assumed_equal` gives, and what `infer_proven` does; None in its place where nothing is assumed.
+
+    Args:
+        model: after `infer`.
+    """
     if not _differently_named(model):
-        return set()
+        return set(), None
     proven = infer_proven(model)
     pairs = [
         (as_dim(item), size)
         for tensor in model.graph.inputs
         for item, size in zip(tensor.shape or (), proven[tensor].shape or (), strict=True)
     ]
-    return {name for dim, size in pairs if isinstance(dim, Dim) and dim != size for name in dim.symbols}
+    assumed = {name for dim, size in pairs if isinstance(dim, Dim) and dim != size for name in dim.symbols}
+    return assumed, proven if assumed else None
 
 
 def _differently_named(model: Model) -> bool:

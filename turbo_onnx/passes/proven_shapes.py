@@ -21,7 +21,7 @@ class ProvenShapes:
     """
 
     def __init__(self, model: Model) -> None:
-        facts = shapes.infer_proven(model) if shapes.assumed_equal(model) else None
+        _, facts = shapes.without_assumptions(model)
         self._trusted = facts is None
         self._shapes: dict[int, tuple[Tensor, Dims | None]] = {}  # by identity; the tensors stay alive for it
         if facts is not None:

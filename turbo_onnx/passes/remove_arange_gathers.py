@@ -33,10 +33,10 @@ class RemoveArangeGathers(Pass):
         report = PassReport(self.name)
         edit = Editor(model.graph)
         facts = shapes.infer(model)
-        proven = shapes.infer_proven(model) if shapes.assumed_equal(model) else facts
+        _, proven = shapes.without_assumptions(model)
         for node in list(model.graph.nodes):
             if is_op(node, "Gather"):
-                whole = _takes_all(node, facts) and _takes_all(node, proven)
+                whole = _takes_all(node, facts) and (proven is None or _takes_all(node, proven))
                 replacement = _plain_gather(edit, node, facts, model.opset) if whole else None
             elif is_op(node, "GatherND"):
                 replacement = _plain_gather_nd(edit, node, facts, model.opset)

@@ -35,8 +35,8 @@ class SimplifyShapes(Pass):
         facts = shapes.infer(model)
         report.facts["assumed_equal"] = sorted(set(facts.symbols.equalities))
         outputs = {id(tensor) for tensor in model.graph.outputs}
-        assumed = shapes.assumed_equal(model)
-        proven = shapes.infer_proven(model) if assumed else facts
+        assumed, certain = shapes.without_assumptions(model)
+        proven = facts if certain is None else certain
         for node in list(model.graph.nodes):
             if is_op(node, "Reshape"):
                 report.applied += _simplify_target(edit, node, facts, proven)
