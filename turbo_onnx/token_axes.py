@@ -13,11 +13,10 @@ finite number for finite ones and cannot fail: what is divided by tokens, or loo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
 
 import onnx_graphsurgeon as gs
 
-from turbo_onnx.dims import Dim, as_dim
+from turbo_onnx.dims import Dim, as_dim, product
 from turbo_onnx.graph import Tensor, is_op
 
 Axes = frozenset[int]
@@ -113,8 +112,7 @@ def _positions(tensor: Tensor) -> dict[int, tuple[Dim | int, ...]]:
     """For each axis how many elements lie before it, along it and behind it."""
     sizes = [as_dim(size) for size in tensor.shape]
     return {
-        axis - len(sizes): (prod(sizes[:axis], start=1), size, prod(sizes[axis + 1 :], start=1))
-        for axis, size in enumerate(sizes)
+        axis - len(sizes): (product(sizes[:axis]), size, product(sizes[axis + 1 :])) for axis, size in enumerate(sizes)
     }
 
 
