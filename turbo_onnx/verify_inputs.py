@@ -303,12 +303,12 @@ def telling(recipes: Sequence[Recipe], specs: Sequence[InputSpec], roles: Set[st
         specs: the model's inputs.
         roles: of its dynamic dimensions, as a `Layout` has them.
     """
-    seen: dict[object, Recipe] = {}
-    for number, recipe in enumerate(recipes):
-        sizes = [(size, getattr(recipe, size)) for size in ("batch", "length", "past") if size in roles]
-        alone = roles <= {"batch", "length", "past"} and all(spec.kind in ("numbers", "flags") for spec in specs)
-        seen.setdefault(tuple(sizes) if alone else number, recipe)
-    return list(seen.values()) if len(seen) >= _FEWEST else list(recipes[:_FEWEST])
+    if not roles <= {"batch", "length", "past"} or any(spec.kind not in ("numbers", "flags") for spec in specs):
+        return list(recipes)
+    first: dict[tuple[int, ...], Recipe] = {}
+    for recipe in recipes:
+        first.setdefault(tuple(getattr(recipe, size) for size in sorted(roles)), recipe)
+    return list(first.values()) if len(first) >= _FEWEST else list(recipes[:_FEWEST])
 
 
 def with_flags(recipe: Recipe, specs: Sequence[InputSpec]) -> list[Recipe]:
